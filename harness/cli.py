@@ -1,0 +1,167 @@
+"""The command line: `playbook`, or `python -m harness`."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from harness.records import InputError, did_you_mean
+
+app = typer.Typer(
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Runs the experiments behind the Deep Learning Tuning Playbook and judges its claims.",
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON alone on standard output.")]
+
+
+@app.command("list")
+def list_experiments(as_json: Json = False) -> None:
+    """List the experiments and their claims."""
+    from harness.experiments.experiment import experiments
+
+    found = experiments().values()
+    if as_json:
+        rows = [
+            {
+                "name": e.name,
+                "title": e.title,
+                "source": e.source,
+                "claims": [{"id": c.id, "text": c.text, "rule": c.rule} for c in e.claims],
+                "control": e.control,
+            }
+            for e in found
+        ]
+        print(json.dumps(rows, indent=1))
+        return
+    for e in found:
+        print(f"{e.name}  {e.title} ({e.source})")
+        for claim in e.claims:
+            print(f"    {claim.id}  {claim.text}")
+
+
+@app.command()
+def reproduce(
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Experiments, or `all`.", show_default=False)],
+    scale: Annotated[str, typer.Option(help="smoke, laptop, accelerator or paper.")] = "laptop",
+    out: Annotated[Path, typer.Option(help="Folder of all results.")] = Path("results"),
+    seed: Annotated[int, typer.Option(help="Seed of the experiment.")] = 0,
+    jobs: Annotated[int | None, typer.Option(help="Worker processes; one per CPU core if left out.")] = None,
+    executor: Annotated[str, typer.Option(help="How trials are run.")] = "processes",
+    control: Annotated[bool, typer.Option("--control", help="Run with the cause removed.")] = False,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="K=V", help="Override a field of the workload.")
+    ] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Move older results aside and start anew.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Run experiments and judge their claims."""
+    from harness import reproduce as driver
+    from harness.experiments.experiment import experiment, experiments
+    from harness.progress import TrialProgress
+    from harness.studies.processes import available_cores
+
+    overrides = dict(_split_setting(setting) for setting in settings or [])
+    wanted = [experiment(name) for name in (experiments() if "all" in names else dict.fromkeys(names))]
+    results = []
+    for one in wanted:
+        with TrialProgress(one.name) as progress:
+            result = driver.reproduce(
+                one,
+                scale=scale,
+                out=out,
+                seed=seed,
+                jobs=available_cores() if jobs is None else jobs,
+                executor=executor,
+                control=control,
+                overrides=overrides,
+                fresh=fresh,
+                command=shlex.join(["playbook", *sys.argv[1:]]),
+                on_progress=progress.update,
+                on_notice=progress.notice,
+            )
+        results.append(result)
+        if not as_json:
+            _print_result(result)
+    if as_json:
+        print(json.dumps(results[0] if len(results) == 1 else results, indent=1))
+    statuses = {driver.exit_status(result) for result in results}
+    raise typer.Exit(next(status for status in (1, 3, 0) if status in statuses))
+
+
+@app.command()
+def search(
+    space: Annotated[Path, typer.Argument(metavar="SPACE.toml", show_default=False, help="The search space.")],
+    trials: Annotated[int, typer.Option(help="How many points.")],
+    seed: Annotated[int, typer.Option(help="Seed of the sampler.")] = 0,
+    sampler: Annotated[str, typer.Option(help="halton, sobol, random or grid.")] = "halton",
+) -> None:
+    """Print points of a search space, one JSON object a line."""
+    from harness.search.samplers import sample
+    from harness.search.space import space_from_toml
+
+    for point in sample(space_from_toml(space), sampler, seed, trials):
+        print(json.dumps(point))
+
+
+def _split_setting(setting: str) -> tuple[str, str]:
+    name, equals, value = setting.partition("=")
+    if not equals or not name:
+        raise InputError(f"--set {setting!r}: expected NAME=VALUE, such as head=global_pool")
+    return name, value
+
+
+def _print_result(result: dict) -> None:
+    for claim in result["claims"]:
+        verdict = claim["verdict"] + (f" ({claim['reason']})" if claim["reason"] else "")
+        low, high = claim["interval"]
+        print(f"{claim['id']:28} {verdict:24} effect {claim['effect']:.3g}, interval [{low:.3g}, {high:.3g}], n {claim['n']}")
+    if not result["judged"]:
+        print(f"{result['experiment']}: scale {result['scale']} judges nothing")
+    counts = result["trials"]
+    print(f"{counts['complete']} complete and {counts['infeasible']} infeasible trials, fingerprint {result['fingerprint']}")
+    print(f"page: {Path(result['folder']) / 'index.html'}")
+
+
+def main() -> None:
+    """Runs the command; bad input is one line on standard error and exit status 2."""
+    try:
+        status = app(standalone_mode=False)
+    except InputError as error:
+        _fail(str(error))
+    except _UsageError as error:
+        _fail(_usage_line(error))
+    except (KeyboardInterrupt, typer.Abort):
+        print("interrupted; finished trials are kept, the same command continues", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader of the pipe has gone; the interpreter must not fail on it at shutdown.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    sys.exit(status or 0)
+
+
+# Typer before 0.20 raises click's own exceptions, later ones those of a copy inside it.
+_UsageError = typer.BadParameter.__base__
+
+
+def _usage_line(error: Exception) -> str:
+    line = " ".join(error.format_message().split())
+    context = getattr(error, "ctx", None)
+    commands = getattr(context.command, "commands", None) if context else None
+    given = [word for word in sys.argv[1:] if not word.startswith("-")]
+    if commands and given and given[0] not in commands:
+        line += f" {did_you_mean(given[0], commands).lstrip('; ')} Known: {', '.join(commands)}."
+    return f"{' '.join(line.split())} See: {context.command_path if context else 'playbook'} --help"
+
+
+def _fail(line: str) -> None:
+    print(f"playbook: {' '.join(line.split())}", file=sys.stderr)
+    sys.exit(2)

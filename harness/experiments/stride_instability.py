@@ -1,0 +1,346 @@
+"""Figure 4: changing the strides in a single residual block of a Wide ResNet makes training unstable.
+
+    playbook reproduce stride-instability              about 3 minutes on 2 CPU cores
+    playbook reproduce stride-instability --control    about 1 minute
+
+The playbook says: with strides (1, 2, 1) instead of (1, 2, 2) nothing is lost at low learning rates, high ones no
+longer train, and warmup of the learning rate mends it. The figure to expect: both error curves close together at the
+left, the bug's rising to chance at the right, and the bug with warmup staying beside the standard network; the loss of
+the bug spikes within the first steps at a high rate.
+
+What differs at `laptop`: Wide ResNet 10-1 instead of 28-10, 8x8 `mnist5k` instead of CIFAR-10, 100 steps at batch 64 of
+a constant rate with heavy ball instead of about 14,600 steps of Nesterov and cosine decay, 50 steps of warmup instead of
+1,000. `wide_resnet` measures validation error where the figure says test error; nothing was selected on it.
+
+Settings were found on pilot seeds, which no verdict uses: see `harness.analysis.instability` for what a spike is, and
+`_SETTINGS` for the rates and deltas.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from harness.analysis.instability import SPIKE_RISE, SPIKE_STEPS, UNSTABLE_SHARE, has_spike
+from harness.analysis.trial_table import at, final_error, paired_differences, values
+from harness.experiments.experiment import Experiment
+from harness.experiments.verdict import Judgement, every, larger, no_worse, same, share_above, share_below
+from harness.records import Claim, TrialRecord, Verdict
+from harness.search.space import Hyperparameter, Space
+from harness.studies.study import Arm, Study
+from workloads.workload import configure, workload_scale
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_BUG = {"group_strides": (1, 2, 1)}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Settings:
+    """Of a scale, all chosen on pilots.
+
+    Attributes:
+      low: the rate of the low-rate claim.
+      drawn: rates that are only drawn.
+      high: rates at which the bug spikes and the standard network does not, the best of them for warmup first.
+      warmup_steps: of the mended arm.
+      delta: tolerated difference of errors: the trial standard deviation of the standard network over pilot seeds.
+      replicates: paired seeds of every verdict.
+      drawn_replicates: seeds of the rates that are only drawn.
+      control_replicates: paired seeds of the control, which has to show equality.
+      curvature_examples: batch of the sharpness.
+      optimizer: update rule.
+      schedule: of the learning rate.
+    """
+
+    low: float
+    drawn: tuple[float, ...]
+    high: tuple[float, ...]
+    warmup_steps: int
+    delta: float
+    replicates: int
+    drawn_replicates: int
+    control_replicates: int
+    curvature_examples: int = 64
+    optimizer: str = "heavy_ball"
+    schedule: str = "constant"
+
+
+_SETTINGS = {
+    "smoke": _Settings(0.01, (), (0.562,), 2, 0.02, 2, 1, 2, 16),
+    "laptop": _Settings(0.01, (0.0316, 0.1, 0.316), (0.562, 1.0), 50, 0.02, 12, 3, 24),
+    "accelerator": _Settings(
+        0.01, (0.001, 0.00464, 0.0215), (0.1, 0.215), 500, 0.005, 8, 3, 20, 128, "nesterov", "cosine"
+    ),
+    "paper": _Settings(
+        0.01, (0.001, 0.00215, 0.00464, 0.0215, 0.0464, 0.464, 1.0), (0.1, 0.215), 1000, 0.002, 8, 2, 20, 128,
+        "nesterov", "cosine",
+    ),
+}  # fmt: skip
+
+_SPIKE = f"a spike is a training loss at least {SPIKE_RISE} nats over its running minimum for {SPIKE_STEPS} steps"
+
+UNSTABLE = Claim(
+    "stride.unstable-at-high-lr",
+    "At high learning rates the stride bug trains unstably where the standard network does not.",
+    f"At each high rate the share of seeds with a spike is above {UNSTABLE_SHARE} with the bug and below it without, "
+    f"by exact 95% intervals; {_SPIKE}.",
+)
+HARMLESS = Claim(
+    "stride.harmless-at-low-lr",
+    "At a low learning rate the stride bug does no harm.",
+    "Upper limit of the paired difference in final error, bug minus standard, under the trial standard deviation.",
+)
+WARMUP = Claim(
+    "stride.warmup-fixes",
+    "Warmup of the learning rate mends the stride bug at a rate where it is unstable.",
+    f"At the first of the high rates, with warmup the share of seeds with a spike is below {UNSTABLE_SHARE}, and the "
+    "upper limit of the paired difference in final error from the standard network is under the trial standard "
+    "deviation.",
+)
+SHARPNESS = Claim(
+    "stride.sharpness-explains",
+    "The stride bug raises the largest eigenvalue of the loss's Hessian at initialisation.",
+    "Lower limit of the paired log2 ratio of the sharpness, bug over standard, above 0 (1 is a doubling).",
+)
+HEAD = Claim(
+    "stride.head-is-the-cause",
+    "The bug acts through the flatten head: with global pooling, or the head rescaled, the instability goes.",
+    f"At the first of the high rates the share of seeds with a spike is above {UNSTABLE_SHARE} with the bug and its "
+    "flatten head, and below it with either other head, by exact 95% intervals.",
+)
+CONTROL = Claim(
+    "stride.control-same",
+    "Without the bug nothing differs but the initialisation: errors at the high rate are the same.",
+    "90% interval of the paired difference in final error within plus or minus the trial standard deviation.",
+)
+
+PUBLISHED_SHARPNESS = (1052.0, 32.0)
+"""Largest Hessian eigenvalue at initialisation of the bug and the standard network, as Dahl et al. 2023 report them."""
+
+
+def _studies(scale: str, control: bool, overrides: Mapping[str, str]) -> list[Study]:
+    settings = _SETTINGS[scale]
+    size = workload_scale("wide_resnet", scale)
+    workload = configure(size.workload, overrides)
+
+    def study(name: str, arms: Sequence[Arm], rates: Sequence[float], replicates: int, curvature: int = 0) -> Study:
+        return Study(
+            name=name,
+            workload=workload,
+            arms=tuple(arms),
+            space=Space((Hyperparameter("learning_rate", values=tuple(rates)),)),
+            points=len(rates),
+            replicates=replicates,
+            hyperparameters=size.hyperparameters,
+            batch_size=size.batch_size,
+            steps=size.steps,
+            evaluation_batch_size=size.evaluation_batch_size,
+            optimizer=settings.optimizer,
+            schedule=settings.schedule,
+            curvature_examples=curvature,
+        )
+
+    standard = Arm("standard")
+    if control:
+        # The other initialisations come from replicates that no arm uses for anything else.
+        other = Arm("stride_bug", init_shift=10_000)
+        return [study("control", (standard, other), settings.high, settings.control_replicates)]
+    bug = Arm("stride_bug", _BUG)
+    warmed = Arm("stride_bug_warmup", _BUG, {"warmup_steps": settings.warmup_steps})
+    heads = [Arm(f"stride_bug_{head}", {**_BUG, "head": head}) for head in ("global_pool", "flatten_rescaled")]
+    studies = [
+        study("low-rate", (standard, bug), (settings.low,), settings.replicates, settings.curvature_examples),
+        study("high-rates", (standard, bug, warmed), settings.high, settings.replicates),
+        study("heads", heads, settings.high[:1], settings.replicates),
+    ]
+    if settings.drawn:
+        studies.append(study("drawn", (standard, bug, warmed), settings.drawn, settings.drawn_replicates))
+    return studies
+
+
+def _spiking(trials: Mapping[int, TrialRecord]) -> int:
+    return sum(has_spike(trial.curves["train_loss"]) for trial in trials.values())
+
+
+def _judge(records: Sequence[TrialRecord], scale: str, control: bool) -> list[tuple[Claim, Judgement]]:
+    settings = _SETTINGS[scale]
+    error = partial(final_error, classes=10)
+    best = settings.high[0]
+
+    def spikes(arm: str, rate: float, above: bool) -> Judgement:
+        trials = at(records, arm, learning_rate=rate)
+        form, stated = (share_above, 1.0) if above else (share_below, 0.0)
+        return form(_spiking(trials), len(trials), UNSTABLE_SHARE, stated)
+
+    def errors(arm: str, rate: float) -> np.ndarray:
+        return paired_differences(
+            at(records, arm, learning_rate=rate), at(records, "standard", learning_rate=rate), error
+        )
+
+    unstable = every(
+        *(spikes("stride_bug", rate, above=True) for rate in settings.high),
+        *(spikes("standard", rate, above=False) for rate in settings.high),
+    )
+    if control:
+        return [(UNSTABLE, unstable), (CONTROL, same(errors("stride_bug", best), settings.delta, 0.0))]
+    sharpness = paired_differences(
+        at(records, "stride_bug", learning_rate=settings.low),
+        at(records, "standard", learning_rate=settings.low),
+        lambda record: np.log2(record.results["sharpness"]),
+    )
+    return [
+        (UNSTABLE, unstable),
+        (HARMLESS, no_worse(errors("stride_bug", settings.low), settings.delta, 0.0)),
+        (
+            WARMUP,
+            every(
+                spikes("stride_bug_warmup", best, above=False),
+                no_worse(errors("stride_bug_warmup", best), settings.delta, 0.0),
+            ),
+        ),
+        (SHARPNESS, larger(sharpness, 0.0, float(np.log2(PUBLISHED_SHARPNESS[0] / PUBLISHED_SHARPNESS[1])))),
+        (
+            HEAD,
+            every(
+                spikes("stride_bug", best, above=True),
+                spikes("stride_bug_global_pool", best, above=False),
+                spikes("stride_bug_flatten_rescaled", best, above=False),
+            ),
+        ),
+    ]
+
+
+_LABELS = {
+    "standard": "standard strides (1,2,2)",
+    "stride_bug": "stride bug (1,2,1)",
+    "stride_bug_warmup": "stride bug with warmup",
+    "stride_bug_global_pool": "bug, global pooling",
+    "stride_bug_flatten_rescaled": "bug, rescaled head",
+}
+
+
+def _draw(records: Sequence[TrialRecord], verdicts: Sequence[Verdict], scale: str) -> Figure:
+    from harness.figures.dots import draw_dots
+    from harness.figures.loss_curves import draw_loss_curves
+    from harness.figures.rate_sweep import draw_rate_sweep
+    from harness.figures.style import COLOURS, MARKERS, panels
+
+    settings = _SETTINGS[scale]
+    arms = [arm for arm in _LABELS if any(record.arm == arm for record in records)]
+    colours = dict(zip(_LABELS, COLOURS, strict=False))
+    markers = dict(zip(_LABELS, MARKERS, strict=False))
+    control = all(record.study == "control" for record in records)
+    labels = {**_LABELS, "stride_bug": "standard, other initialisations"} if control else _LABELS
+    sharpness = {
+        labels[arm]: measured
+        for arm in ("standard", "stride_bug")
+        if (measured := _sharpness(records, arm, settings.low))
+    }
+
+    title = f"stride-instability at scale {scale}" + (", control" if control else "")
+    figure, axes = panels(4 if sharpness else 3, title + "; faint and dashed: published (Wide ResNet 28-10, CIFAR-10)")
+    sweep = _published_sweep(colours) if not control else []
+    sweep += [_sweep(records, arm, labels[arm], colours[arm], markers[arm]) for arm in arms]
+    draw_rate_sweep(axes[0], sweep, "validation error (share of examples)")
+    axes[0].set_title("error against learning rate: mean, best and worst seed")
+    low = settings.high[0] if control else settings.low
+    for panel, rate, published_rate in ((axes[1], low, "0.001"), (axes[2], settings.high[-1 if control else 0], "0.1")):
+        groups = [] if control else _published_losses(published_rate, colours)
+        groups += [g for arm in arms if (g := _losses(records, arm, rate, labels[arm], colours[arm])).losses]
+        note = "" if control else f" (published: {published_rate})"
+        draw_loss_curves(panel, groups, f"training loss at learning rate {rate:g}{note}")
+    if sharpness:
+        draw_dots(
+            axes[3],
+            sharpness,
+            "largest eigenvalue of the Hessian",
+            "sharpness at initialisation, one dot a seed "
+            f"(published: {PUBLISHED_SHARPNESS[1]:,.0f} and {PUBLISHED_SHARPNESS[0]:,.0f})",
+        )
+    return figure
+
+
+def _sharpness(records: Sequence[TrialRecord], arm: str, rate: float) -> list[float]:
+    measured = [trial.results["sharpness"] for trial in at(records, arm, learning_rate=rate).values()]
+    return [value for value in measured if np.isfinite(value)]
+
+
+def _sweep(records: Sequence[TrialRecord], arm: str, label: str, colour: str, marker: str):
+    from harness.figures.rate_sweep import RateSeries
+
+    rates = values(records, arm, "learning_rate")
+    trials = [at(records, arm, learning_rate=rate) for rate in rates]
+    return RateSeries(
+        label=label,
+        rates=rates,
+        errors=[np.array([final_error(trial, 10) for trial in found.values()]) for found in trials],
+        unstable=[_spiking(found) > UNSTABLE_SHARE * len(found) for found in trials],
+        colour=colour,
+        marker=marker,
+    )
+
+
+def _losses(records: Sequence[TrialRecord], arm: str, rate: float, label: str, colour: str):
+    from harness.figures.loss_curves import LossSeries
+
+    curves = [trial.curves["train_objective"] for trial in at(records, arm, learning_rate=rate).values()]
+    return LossSeries(label, [np.arange(1, len(curve) + 1) for curve in curves], curves, colour)
+
+
+_PUBLISHED_ARMS = {"standard": "standard", "stride_1x1": "stride_bug"}
+
+
+def _published_sweep(colours: Mapping[str, str]) -> list:
+    from harness.figures.published import published
+    from harness.figures.rate_sweep import RateSeries
+
+    series = []
+    for name, arm in _PUBLISHED_ARMS.items():
+        rows = [row for row in published("fig4_learning_rate") if row["series"] == name]
+        series.append(
+            RateSeries(
+                label="",
+                rates=[float(row["learning_rate"]) for row in rows],
+                # A point past the axis is drawn at its border.
+                errors=[np.array([float(row["test_error"].lstrip(">"))]) for row in rows],
+                unstable=[row["unstable"] == "1" for row in rows],
+                colour=colours[arm],
+                published=True,
+            )
+        )
+    return series
+
+
+def _published_losses(rate: str, colours: Mapping[str, str]) -> list:
+    from harness.figures.loss_curves import LossSeries
+    from harness.figures.published import published
+
+    series = []
+    for name, arm in _PUBLISHED_ARMS.items():
+        rows = [r for r in published("fig4_train_loss") if r["series"] == name and r["learning_rate"] == rate]
+        steps = np.array([float(row["step"]) for row in rows])
+        losses = np.array([float(row["train_loss"]) for row in rows])
+        series.append(LossSeries(None, [steps], [losses], colours[arm], published=True))
+    return series
+
+
+EXPERIMENT = Experiment(
+    name="stride-instability",
+    title="Changing the strides in one residual block of a Wide ResNet makes training unstable",
+    source="figure 4",
+    figure="Validation error against learning rate with standard strides, with the stride bug and with warmup on top, "
+    "unstable points crossed and the best starred; training loss at a low and at a high rate; sharpness at "
+    "initialisation. Published points stand faint behind.",
+    claims=(UNSTABLE, HARMLESS, WARMUP, SHARPNESS, HEAD),
+    control="The standard network against itself with other initialisation seeds: neither is unstable, so the main "
+    "claim is contradicted or undecided, and the errors are the same.",
+    studies=_studies,
+    judge=_judge,
+    draw=_draw,
+)

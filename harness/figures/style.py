@@ -1,0 +1,51 @@
+"""One look for every figure, and how figures are saved."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+"""Okabe and Ito's colours, told apart by most colour-blind readers."""
+
+MARKERS = ("o", "s", "^", "D", "v", "P")
+PUBLISHED_ALPHA = 0.35
+"""Published curves stand faint behind ours."""
+
+_SETTINGS = {
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "legend.frameon": False,
+    "legend.fontsize": 7.5,
+    "svg.hashsalt": "playbook-bench",  # equal figures give equal bytes
+    "svg.fonttype": "path",
+    "pdf.fonttype": 42,
+}
+
+
+def panels(count: int, title: str, columns: int = 2) -> tuple[Figure, Sequence[Axes]]:
+    """Makes a figure of `count` panels in rows of `columns`, without touching pyplot's global state."""
+    with matplotlib.rc_context(_SETTINGS):
+        rows = -(-count // columns)
+        figure = Figure(figsize=(5.2 * columns, 3.9 * rows), layout="constrained")
+        figure.suptitle(title, fontsize=11)
+        axes = figure.subplots(rows, columns, squeeze=False).ravel()
+        for spare in axes[count:]:
+            spare.remove()
+        return figure, axes[:count]
+
+
+def save(figure: Figure, folder: Path) -> None:
+    """Writes `figure.png`, `figure.svg` and `figure.pdf`, equal bytes for equal figures."""
+    with matplotlib.rc_context(_SETTINGS):
+        figure.savefig(folder / "figure.png", dpi=150)
+        figure.savefig(folder / "figure.svg", metadata={"Date": None})
+        figure.savefig(folder / "figure.pdf", metadata={"CreationDate": None, "ModDate": None})

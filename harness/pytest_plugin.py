@@ -1,0 +1,14 @@
+"""The pytest option `--scale`; a plugin, so that `pytest --pyargs workloads` has it too."""
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Adds `--scale`."""
+    parser.addoption("--scale", default="smoke", help="size of the runs: smoke, laptop, accelerator or paper")
+
+
+@pytest.fixture
+def scale(request: pytest.FixtureRequest) -> str:
+    """The scale asked for."""
+    return request.config.getoption("--scale")

@@ -1,0 +1,112 @@
+"""The plain data that every part of the harness shares: claims, verdicts, trial tables and their columns."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+
+class InputError(Exception):
+    """Bad input: one line that names the value, what was expected and the mend; the command exits with 2."""
+
+
+def did_you_mean(name: object, known: Iterable[str]) -> str:
+    """Ends an error message with the nearest valid name.
+
+    Args:
+      name: what was given.
+      known: the valid names.
+
+    Returns:
+      `; did you mean 'NAME'?`, or an empty string where nothing is near.
+    """
+    near = difflib.get_close_matches(str(name), list(known), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One empirical statement of the playbook and the rule that judges it.
+
+    Attributes:
+      id: name within the catalogue, such as `stride.warmup-fixes`.
+      text: what is claimed, one sentence.
+      rule: which effect, which interval, which threshold, one sentence fixed before the run.
+    """
+
+    id: str
+    text: str
+    rule: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A claim judged on finished trials; the row of `claims` in `result.json`.
+
+    Attributes:
+      claim: what was judged.
+      verdict: `reproduced`, `contradicted` or `inconclusive`.
+      reason: for `inconclusive`, one of `interval`, `power`, `range`; otherwise None.
+      effect: the estimate, in the units that the rule names; of a compound claim, the worst part's.
+      interval: (lower, upper) limits of the effect.
+      level: confidence level of the interval.
+      n: number of independent units (paired seeds) behind the effect.
+    """
+
+    claim: Claim
+    verdict: str
+    reason: str | None
+    effect: float
+    interval: tuple[float, float]
+    level: float
+    n: int
+
+
+COLUMN_CLASSES = ("hyperparameter", "seed", "result", "timing")
+"""What a column of a trial table is; timings stay out of fingerprints."""
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """One finished trial: a row of a trial table.
+
+    Attributes:
+      study: name of the study that planned it.
+      arm: name of the arm.
+      replicate: which repetition; arms of one replicate share their seeds.
+      address: sha256 of the trial's specification.
+      hyperparameters: name to value, the workload's configuration under `workload.<field>`.
+      seeds: purpose to seed.
+      status: `complete` or `infeasible`.
+      reason: why it is infeasible, otherwise None.
+      results: name to number.
+      curves: name to float32 array.
+      timings: name to seconds.
+    """
+
+    study: str
+    arm: str
+    replicate: int
+    address: str
+    hyperparameters: Mapping[str, Any]
+    seeds: Mapping[str, int]
+    status: str
+    reason: str | None
+    results: Mapping[str, float]
+    curves: Mapping[str, np.ndarray]
+    timings: Mapping[str, float]
+
+    def columns(self) -> Iterator[tuple[str, str, Any]]:
+        """Yields (column, class, value) of the row, in the order of the table."""
+        yield from (("study", "hyperparameter", self.study), ("arm", "hyperparameter", self.arm))
+        yield from ((name, "hyperparameter", value) for name, value in sorted(self.hyperparameters.items()))
+        yield "replicate", "seed", self.replicate
+        yield from ((f"seed.{purpose}", "seed", seed) for purpose, seed in sorted(self.seeds.items()))
+        yield from (("status", "result", self.status), ("reason", "result", self.reason))
+        yield from ((name, "result", value) for name, value in sorted(self.results.items()))
+        yield from ((f"curve.{name}", "result", curve) for name, curve in sorted(self.curves.items()))
+        yield from ((name, "timing", seconds) for name, seconds in sorted(self.timings.items()))

@@ -1,0 +1,228 @@
+"""Runs an experiment to its verdicts: result folder in, `result.json`, figure, page and trial table out."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import json
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from harness.experiments.experiment import SCALES, Experiment
+from harness.experiments.verdict import judge
+from harness.records import InputError, TrialRecord, Verdict, did_you_mean
+from harness.studies.fingerprint import fingerprint
+from harness.studies.identity import identity
+from harness.studies.processes import run_trials
+from harness.studies.store import Store, locked_folder, move_aside
+from workloads.workload import ConfigurationError
+
+EXECUTORS = ("processes",)
+
+
+def reproduce(
+    experiment: Experiment,
+    scale: str,
+    out: Path,
+    seed: int,
+    jobs: int,
+    executor: str,
+    control: bool,
+    overrides: Mapping[str, str],
+    fresh: bool,
+    command: str,
+    on_progress: Callable[[int, int, int], None] = lambda done, infeasible, total: None,
+    on_notice: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
+    """Runs what is missing of an experiment, judges it and writes its result folder.
+
+    Args:
+      experiment: what to run.
+      scale: one of `harness.experiments.experiment.SCALES`.
+      out: the folder of all results.
+      seed: of the experiment, at least 0.
+      jobs: number of worker processes, at least 1.
+      executor: one of `EXECUTORS`.
+      control: run it with its cause removed.
+      overrides: workload field to value.
+      fresh: move older results of the folder aside.
+      command: that repeats this run, for the provenance.
+      on_progress: called with trials done, infeasible ones among them, and trials in all.
+      on_notice: called with a line for the user.
+
+    Returns:
+      What `result.json` holds, and `folder`.
+
+    Raises:
+      InputError: bad input, see the message.
+    """
+    for name, value, known in (("scale", scale, SCALES), ("executor", executor, EXECUTORS)):
+        if value not in known:
+            raise InputError(f"unknown {name} {value!r}{did_you_mean(value, known)}; known: {', '.join(known)}")
+    if jobs < 1:
+        raise InputError(f"--jobs {jobs}: expected at least 1")
+    if seed < 0:
+        raise InputError(f"--seed {seed}: expected at least 0")
+    try:
+        studies = experiment.studies(scale, control, overrides)
+        planned = [place for study in studies for place in study.plan(seed)]
+    except ConfigurationError as error:
+        raise InputError(str(error)) from None
+    wanted = identity(planned)
+
+    folder = out / experiment.name / f"{scale}-seed{seed}{'-control' if control else ''}"
+    with locked_folder(folder):
+        if fresh and (aside := move_aside(folder)) is not None:
+            on_notice(f"older results moved to {aside}")
+        store = Store(folder, wanted)
+        try:
+            _run_missing(store, planned, jobs, on_progress)
+            records = store.records(planned)
+            facts = {name: store.fact(name) for name in ("seconds", "device", "compilations")}
+        finally:
+            store.close()
+        verdicts = judge(experiment.judge(records, scale, control)) if scale != "smoke" else []
+        result = _result(experiment, scale, seed, control, records, verdicts)
+        result["seconds"] = round(float(facts["seconds"] or 0), 1)
+        result["provenance"] = {
+            "command": command,
+            "commit": _commit(),
+            "versions": {name: importlib.metadata.version(name) for name in ("jax", "flax", "optax", "numpy", "scipy")},
+            "device": facts["device"],
+            "executor": executor,
+            "compilations": json.loads(facts["compilations"] or "{}"),
+            "source": wanted["source"],
+            "data": wanted["data"],
+            "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        }
+        try:
+            _write(folder, experiment, records, verdicts, result)
+        except OSError as error:
+            raise InputError(f"{folder} cannot be written ({error.strerror}); make room and repeat the command") from None
+    return {**result, "folder": str(folder)}
+
+
+def exit_status(result: Mapping[str, Any]) -> int:
+    """Exit status of a result: 0 reproduced or not judged, 1 some contradicted, 3 some inconclusive.
+
+    A control gives 1 where its main claim is reproduced, else 0.
+    """
+    verdicts = [claim["verdict"] for claim in result["claims"]]
+    if result["control"]:
+        return int(verdicts[:1] == ["reproduced"])
+    return 1 if "contradicted" in verdicts else 3 if "inconclusive" in verdicts else 0
+
+
+def _run_missing(store: Store, planned: Sequence, jobs: int, on_progress: Callable[[int, int, int], None]) -> None:
+    trials = {place.trial.address(): place.trial for place in planned}
+    finished = store.finished()
+    infeasible = len(store.infeasible())
+    done = len(finished)
+    missing = [trial for address, trial in trials.items() if address not in finished]
+    on_progress(done, infeasible, len(trials))
+    if not missing:
+        return
+    spent = float(store.fact("seconds") or 0)
+    compilations = json.loads(store.fact("compilations") or "{}")
+    begin = time.monotonic()
+
+    def on_compiled(group: str, count: int, device: str) -> None:
+        before = store.fact("device")
+        if before is not None and before != device:
+            raise InputError(
+                f"results here come from {before}, this machine is {device}, and their bits may differ; "
+                "--fresh moves them aside, or choose another --out"
+            )
+        store.record_fact("device", device)
+        compilations[group] = compilations.get(group, 0) + count
+        store.record_fact("compilations", json.dumps(compilations))
+
+    def on_finished(trial, outcome) -> None:
+        nonlocal done, infeasible
+        store.add(
+            trial.address(),
+            trial.specification(),
+            outcome.status,
+            outcome.reason,
+            outcome.results,
+            outcome.curves,
+            outcome.timings,
+        )
+        store.record_fact("seconds", repr(spent + time.monotonic() - begin))
+        done += 1
+        infeasible += outcome.status == "infeasible"
+        on_progress(done, infeasible, len(trials))
+
+    run_trials(missing, jobs, on_compiled, on_finished)
+
+
+def _result(
+    experiment: Experiment,
+    scale: str,
+    seed: int,
+    control: bool,
+    records: Sequence[TrialRecord],
+    verdicts: Sequence[Verdict],
+) -> dict[str, Any]:
+    statuses = {record.address: record.status for record in records}
+    return {
+        "experiment": experiment.name,
+        "scale": scale,
+        "seed": seed,
+        "control": control,
+        "judged": bool(verdicts),
+        "claims": [
+            {
+                "id": verdict.claim.id,
+                "text": verdict.claim.text,
+                "verdict": verdict.verdict,
+                "reason": verdict.reason,
+                "effect": verdict.effect,
+                "interval": list(verdict.interval),
+                "level": verdict.level,
+                "n": verdict.n,
+                "rule": verdict.claim.rule,
+            }
+            for verdict in verdicts
+        ],
+        "trials": {
+            "complete": sum(status == "complete" for status in statuses.values()),
+            "infeasible": sum(status == "infeasible" for status in statuses.values()),
+        },
+        "fingerprint": fingerprint(records),
+    }
+
+
+def _write(
+    folder: Path,
+    experiment: Experiment,
+    records: Sequence[TrialRecord],
+    verdicts: Sequence[Verdict],
+    result: Mapping[str, Any],
+) -> None:
+    from harness.figures.style import save
+    from harness.report.page import experiment_page
+    from harness.report.trial_table import write_parquet
+
+    write_parquet(records, folder / "trials.parquet")
+    save(experiment.draw(records, verdicts, result["scale"]), folder)
+    page = experiment_page(experiment, records, result, (folder / "figure.svg").read_text("utf-8"))
+    (folder / "index.html").write_text(page, "utf-8")
+    (folder / "result.json").write_text(json.dumps(result, indent=1) + "\n", "utf-8")
+
+
+def _commit() -> str | None:
+    here = Path(__file__).parent
+    try:
+        commit = subprocess.run(
+            ["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        top = subprocess.run(
+            ["git", "-C", str(here), "ls-files", "--error-unmatch", __file__], capture_output=True, text=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return commit if top.returncode == 0 else None  # a checkout around an installed wheel is not ours

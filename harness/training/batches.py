@@ -1,0 +1,42 @@
+"""Which examples each step sees: an index stream that is a function of (order seed, step) alone."""
+
+import numpy as np
+
+
+def step_indices(order_seed: int, examples: int, batch_size: int, start: int, stop: int) -> np.ndarray:
+    """Indices of the training examples of steps `start` to `stop`.
+
+    Epochs follow one another without a gap, each in a permutation of its own; a batch may reach over their border, so
+    that every batch is full.
+
+    Args:
+      order_seed: seed of the order.
+      examples: size of the training set.
+      batch_size: examples per step.
+      start: first step.
+      stop: step after the last.
+
+    Returns:
+      int32 (stop - start, batch_size).
+    """
+    first, last = start * batch_size, stop * batch_size
+    epochs = range(first // examples, -(-last // examples))
+    stream = [np.random.default_rng([order_seed, epoch]).permutation(examples) for epoch in epochs]
+    offset = epochs.start * examples
+    return np.concatenate(stream)[first - offset : last - offset].reshape(-1, batch_size).astype(np.int32)
+
+
+def padded_batches(examples: int, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Batches that hold every example once, the last filled up with examples of weight 0.
+
+    Args:
+      examples: size of the set.
+      batch_size: examples per batch.
+
+    Returns:
+      Indices, int32, and weights, float32 (1 or 0), both (batches, batch_size).
+    """
+    batches = -(-examples // batch_size)
+    slots = np.arange(batches * batch_size)
+    indices = np.where(slots < examples, slots, 0).astype(np.int32)
+    return indices.reshape(batches, -1), (slots < examples).astype(np.float32).reshape(batches, -1)

@@ -1,0 +1,138 @@
+"""The `wide_resnet` workload: Wide ResNet d-k on image classification, with figure 4's strides and heads."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from workloads.data import mnist5k
+from workloads.workload import ConfigurationError, DataError, Scale, Splits, check_at_least, check_choice
+
+if TYPE_CHECKING:
+    import jax
+
+    from workloads.wide_resnet.model import WideResNet as Model
+
+
+@dataclasses.dataclass(frozen=True)
+class WideResNet:
+    """Configuration of Wide ResNet d-k; the fields of the model are described in `workloads.wide_resnet.model`.
+
+    Attributes:
+      depth: d, of the form 6n + 4.
+      width: k, the widening factor.
+      group_strides: stride of the first block of each group.
+      head: `flatten`, `flatten_rescaled` or `global_pool`.
+      batch_norm_momentum: .99 at published length, .9 in runs of a few hundred steps.
+      dataset: `mnist5k` or `cifar10`.
+      side: side of the square images, at least 4.
+      convolution: `xla`, `matrix_product` or `by_backend` (the matrix product on CPU, XLA elsewhere).
+    """
+
+    name: ClassVar[str] = "wide_resnet"
+    classes: ClassVar[int] = 10
+
+    depth: int = 28
+    width: int = 10
+    group_strides: tuple[int, int, int] = (1, 2, 2)
+    head: str = "flatten"
+    batch_norm_momentum: float = 0.99
+    dataset: str = "cifar10"
+    side: int = 32
+    convolution: str = "by_backend"
+
+    def __post_init__(self) -> None:
+        """Checks every field, so that a bad one is refused before anything runs."""
+        if self.depth < 10 or (self.depth - 4) % 6:
+            raise ConfigurationError(f"depth={self.depth!r}: expected 6n + 4 with n >= 1, such as 10, 16 or 28")
+        check_at_least("width", self.width, 1)
+        check_at_least("side", self.side, 4)
+        if len(self.group_strides) != 3 or min(self.group_strides) < 1:
+            raise ConfigurationError(f"group_strides={self.group_strides!r}: expected three numbers of at least 1")
+        check_choice("head", self.head, ("flatten", "flatten_rescaled", "global_pool"))
+        if not 0 <= self.batch_norm_momentum < 1:
+            raise ConfigurationError(f"batch_norm_momentum={self.batch_norm_momentum!r}: expected at least 0, below 1")
+        check_choice("dataset", self.dataset, ("mnist5k", "cifar10"))
+        check_choice("convolution", self.convolution, ("xla", "matrix_product", "by_backend"))
+        size = self.side
+        for stride in self.group_strides:
+            size = -(-size // stride)
+        if self.head != "global_pool" and size < self.side // 4:
+            raise ConfigurationError(
+                f"group_strides={self.group_strides!r}: leave a {size}x{size} map, too small for the "
+                f"{self.side // 4}x{self.side // 4} pool of head={self.head!r}; expected head='global_pool'"
+            )
+
+    def data_hashes(self) -> dict[str, str]:
+        """See `workloads.workload.Workload`."""
+        return {"mnist5k": mnist5k.SHA256} if self.dataset == "mnist5k" else {}
+
+    def data(self, split_seed: int) -> Splits:
+        """See `workloads.workload.Workload`."""
+        if self.dataset == "cifar10":
+            raise DataError(
+                "cifar10: the road to this data set is not built yet; use --scale accelerator, or --set dataset=mnist5k"
+            )
+        return mnist5k.splits(split_seed, self.side)
+
+    @cached_property
+    def model(self) -> Model:
+        """The Flax module."""
+        import jax
+
+        from workloads.wide_resnet.model import WideResNet as Model
+
+        convolution = self.convolution
+        if convolution == "by_backend":
+            convolution = "matrix_product" if jax.default_backend() == "cpu" else "xla"
+        return Model(
+            depth=self.depth,
+            width=self.width,
+            group_strides=self.group_strides,
+            head=self.head,
+            classes=self.classes,
+            batch_norm_momentum=self.batch_norm_momentum,
+            convolution=convolution,
+        )
+
+    def initial(self, key: jax.Array) -> tuple[Any, Any]:
+        """See `workloads.workload.Workload`; the model state holds the running batch statistics."""
+        import jax.numpy as jnp
+
+        channels = 1 if self.dataset == "mnist5k" else 3
+        variables = self.model.init(key, jnp.zeros((1, self.side, self.side, channels), jnp.float32), train=False)
+        return variables["params"], variables["batch_stats"]
+
+    def loss(
+        self, parameters: Any, state: Any, batch: Mapping[str, jax.Array], train: bool, key: jax.Array
+    ) -> tuple[jax.Array, tuple[dict[str, jax.Array], Any]]:
+        """See `workloads.workload.Workload`; the loss is the cross-entropy in nats, `error` the share misclassified."""
+        import jax.numpy as jnp
+        import optax
+
+        del key  # nothing here is random
+        variables = {"params": parameters, "batch_stats": state}
+        if train:
+            logits, updates = self.model.apply(variables, batch["image"], train=True, mutable=["batch_stats"])
+            state = updates["batch_stats"]
+        else:
+            logits = self.model.apply(variables, batch["image"], train=False)
+        weight = batch["weight"] / jnp.sum(batch["weight"])
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
+        errors = (jnp.argmax(logits, axis=-1) != batch["label"]).astype(jnp.float32)
+        loss = jnp.sum(losses * weight)
+        return loss, ({"loss": loss, "error": jnp.sum(errors * weight)}, state)
+
+
+HYPERPARAMETERS = {"learning_rate": 0.1, "momentum": 0.9, "weight_decay": 1e-4, "warmup_steps": 0}
+
+SCALES = {
+    "smoke": Scale(WideResNet(10, 1, batch_norm_momentum=0.9, dataset="mnist5k", side=8), 16, 6, 250, HYPERPARAMETERS),
+    "laptop": Scale(
+        WideResNet(10, 1, batch_norm_momentum=0.9, dataset="mnist5k", side=8), 64, 100, 250, HYPERPARAMETERS
+    ),
+    "accelerator": Scale(WideResNet(dataset="mnist5k"), 128, 5000, 1000, HYPERPARAMETERS),
+    "paper": Scale(WideResNet(), 128, 14600, 1000, {**HYPERPARAMETERS, "weight_decay": 5e-4}),
+}
