@@ -42,14 +42,21 @@ _BUG = {"group_strides": (1, 2, 1)}
 
 @dataclasses.dataclass(frozen=True)
 class _Settings:
-    """Of a scale, all chosen on pilots.
+    """Of a scale; `laptop` is chosen on pilots.
+
+    The pilots: 16 replicates of the pilot range of seed 0. Standard network: trial standard deviation .0110 at .01 and
+    .0215 at .562, spikes in 0 of 16 at .562 and at 1. Bug: spikes in 16 of 16 at both. Bug with warmup: error .093
+    against .103 of the standard network at .562 and .126 against .137 at 1, spikes in 0 and 1 of 16; other heads: none.
+    `accelerator` and `paper` take the published rates; their deltas, the spread between published repetitions in
+    rounded numbers, wait for pilots of their own.
 
     Attributes:
       low: the rate of the low-rate claim.
       drawn: rates that are only drawn.
       high: rates at which the bug spikes and the standard network does not, the best of them for warmup first.
       warmup_steps: of the mended arm.
-      delta: tolerated difference of errors: the trial standard deviation of the standard network over pilot seeds.
+      low_delta: tolerated difference of errors at the low rate: the trial standard deviation there.
+      high_delta: the same at the first of the high rates.
       replicates: paired seeds of every verdict.
       drawn_replicates: seeds of the rates that are only drawn.
       control_replicates: paired seeds of the control, which has to show equality.
@@ -62,7 +69,8 @@ class _Settings:
     drawn: tuple[float, ...]
     high: tuple[float, ...]
     warmup_steps: int
-    delta: float
+    low_delta: float
+    high_delta: float
     replicates: int
     drawn_replicates: int
     control_replicates: int
@@ -72,13 +80,13 @@ class _Settings:
 
 
 _SETTINGS = {
-    "smoke": _Settings(0.01, (), (0.562,), 2, 0.02, 2, 1, 2, 16),
-    "laptop": _Settings(0.01, (0.0316, 0.1, 0.316), (0.562, 1.0), 50, 0.02, 12, 3, 24),
+    "smoke": _Settings(0.01, (), (0.562,), 2, 0.011, 0.0215, 2, 1, 2, 16),
+    "laptop": _Settings(0.01, (0.0316, 0.1, 0.316), (0.562, 1.0), 50, 0.011, 0.0215, 12, 3, 24),
     "accelerator": _Settings(
-        0.01, (0.001, 0.00464, 0.0215), (0.1, 0.215), 500, 0.005, 8, 3, 20, 128, "nesterov", "cosine"
+        0.01, (0.001, 0.00464, 0.0215), (0.1, 0.215), 500, 0.005, 0.005, 8, 3, 20, 128, "nesterov", "cosine"
     ),
     "paper": _Settings(
-        0.01, (0.001, 0.00215, 0.00464, 0.0215, 0.0464, 0.464, 1.0), (0.1, 0.215), 1000, 0.002, 8, 2, 20, 128,
+        0.01, (0.001, 0.00215, 0.00464, 0.0215, 0.0464, 0.464, 1.0), (0.1, 0.215), 1000, 0.002, 0.002, 8, 2, 20, 128,
         "nesterov", "cosine",
     ),
 }  # fmt: skip
@@ -156,11 +164,14 @@ def _studies(scale: str, control: bool, overrides: Mapping[str, str]) -> list[St
     heads = [Arm(f"stride_bug_{head}", {**_BUG, "head": head}) for head in ("global_pool", "flatten_rescaled")]
     studies = [
         study("low-rate", (standard, bug), (settings.low,), settings.replicates, settings.curvature_examples),
-        study("high-rates", (standard, bug, warmed), settings.high, settings.replicates),
+        study("high-rates", (standard, bug), settings.high, settings.replicates),
+        study("warmup", (warmed,), settings.high[:1], settings.replicates),
         study("heads", heads, settings.high[:1], settings.replicates),
     ]
     if settings.drawn:
-        studies.append(study("drawn", (standard, bug, warmed), settings.drawn, settings.drawn_replicates))
+        drawn = settings.drawn_replicates
+        studies.append(study("drawn", (standard, bug), settings.drawn, drawn))
+        studies.append(study("drawn-warmup", (warmed,), settings.drawn + settings.high[1:], drawn))
     return studies
 
 
@@ -188,7 +199,7 @@ def _judge(records: Sequence[TrialRecord], scale: str, control: bool) -> list[tu
         *(spikes("standard", rate, above=False) for rate in settings.high),
     )
     if control:
-        return [(UNSTABLE, unstable), (CONTROL, same(errors("stride_bug", best), settings.delta, 0.0))]
+        return [(UNSTABLE, unstable), (CONTROL, same(errors("stride_bug", best), settings.high_delta, 0.0))]
     sharpness = paired_differences(
         at(records, "stride_bug", learning_rate=settings.low),
         at(records, "standard", learning_rate=settings.low),
@@ -196,12 +207,12 @@ def _judge(records: Sequence[TrialRecord], scale: str, control: bool) -> list[tu
     )
     return [
         (UNSTABLE, unstable),
-        (HARMLESS, no_worse(errors("stride_bug", settings.low), settings.delta, 0.0)),
+        (HARMLESS, no_worse(errors("stride_bug", settings.low), settings.low_delta, 0.0)),
         (
             WARMUP,
             every(
                 spikes("stride_bug_warmup", best, above=False),
-                no_worse(errors("stride_bug_warmup", best), settings.delta, 0.0),
+                no_worse(errors("stride_bug_warmup", best), settings.high_delta, 0.0),
             ),
         ),
         (SHARPNESS, larger(sharpness, 0.0, float(np.log2(PUBLISHED_SHARPNESS[0] / PUBLISHED_SHARPNESS[1])))),

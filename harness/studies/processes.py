@@ -32,6 +32,7 @@ class _Worker:
     process: BaseProcess
     pipe: Connection
     request: tuple[str, Trial] | None = None
+    groups: set[str] = dataclasses.field(default_factory=set)
 
 
 def available_cores() -> int:
@@ -61,16 +62,25 @@ def run_trials(
     for trial in trials:
         groups.setdefault(trial.compile_group(), deque()).append(trial)
     to_compile = deque(groups)
-    ready: deque[Trial] = deque()
+    ready: dict[str, deque[Trial]] = {}
     tries: dict[str, int] = {}
     workers: list[_Worker] = []
     remaining = sum(map(len, groups.values()))
 
-    def next_request() -> tuple[str, Trial] | None:
+    def next_request(worker: _Worker) -> tuple[str, Trial] | None:
         if to_compile:
             # A trial that measures curvature compiles that program too.
-            return "compile", max(groups[to_compile.popleft()], key=lambda trial: trial.curvature_examples)
-        return ("run", ready.popleft()) if ready else None
+            group = to_compile.popleft()
+            request = "compile", max(groups[group], key=lambda trial: trial.curvature_examples)
+        else:
+            waiting = [group for group, trials in ready.items() if trials]
+            if not waiting:
+                return None
+            # A worker stays with the groups it has loaded: loading one takes as long as a few trials.
+            group = max(waiting, key=lambda group: (group in worker.groups, len(ready[group])))
+            request = "run", ready[group].popleft()
+        worker.groups.add(group)
+        return request
 
     def give_back(request: tuple[str, Trial], why: str) -> None:
         kind, trial = request
@@ -81,7 +91,7 @@ def run_trials(
         if kind == "compile":
             to_compile.appendleft(trial.compile_group())
         else:
-            ready.appendleft(trial)
+            ready[trial.compile_group()].appendleft(trial)
 
     def take_in(worker: _Worker) -> None:
         nonlocal remaining
@@ -99,7 +109,7 @@ def run_trials(
             return give_back(request, content)
         if answer == "compiled":
             on_compiled(trial.compile_group(), *content)
-            ready.extend(groups[trial.compile_group()])
+            ready[trial.compile_group()] = groups[trial.compile_group()]
         else:
             remaining -= 1
             on_finished(trial, content)
@@ -110,7 +120,7 @@ def run_trials(
             while len(workers) < min(jobs, remaining):
                 workers.append(_start_worker())
             for worker in workers:
-                if worker.request is None and (request := next_request()) is not None:
+                if worker.request is None and (request := next_request(worker)) is not None:
                     worker.request = request
                     try:
                         worker.pipe.send(request)
