@@ -122,11 +122,13 @@ def _print_result(result: dict) -> None:
     for claim in result["claims"]:
         verdict = claim["verdict"] + (f" ({claim['reason']})" if claim["reason"] else "")
         low, high = claim["interval"]
-        print(f"{claim['id']:28} {verdict:24} effect {claim['effect']:.3g}, interval [{low:.3g}, {high:.3g}], n {claim['n']}")
+        evidence = f"effect {claim['effect']:.3g}, interval [{low:.3g}, {high:.3g}], n {claim['n']}"
+        print(f"{claim['id']:28} {verdict:24} {evidence}")
     if not result["judged"]:
         print(f"{result['experiment']}: scale {result['scale']} judges nothing")
     counts = result["trials"]
-    print(f"{counts['complete']} complete and {counts['infeasible']} infeasible trials, fingerprint {result['fingerprint']}")
+    print(f"{counts['complete']} complete and {counts['infeasible']} infeasible trials")
+    print(f"fingerprint: {result['fingerprint']}")
     print(f"page: {Path(result['folder']) / 'index.html'}")
 
 

@@ -11,7 +11,14 @@ class TrialProgress:
     def __init__(self, name: str):
         """Names the experiment that runs."""
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
 
         self._display = Progress(
             TextColumn("{task.description}"),

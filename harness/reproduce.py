@@ -101,7 +101,9 @@ def reproduce(
         try:
             _write(folder, experiment, records, verdicts, result)
         except OSError as error:
-            raise InputError(f"{folder} cannot be written ({error.strerror}); make room and repeat the command") from None
+            raise InputError(
+                f"{folder} cannot be written ({error.strerror}); make room and repeat the command"
+            ) from None
     return {**result, "folder": str(folder)}
 
 
@@ -208,7 +210,7 @@ def _write(
     from harness.report.trial_table import write_parquet
 
     write_parquet(records, folder / "trials.parquet")
-    save(experiment.draw(records, verdicts, result["scale"]), folder)
+    save(lambda: experiment.draw(records, verdicts, result["scale"]), folder)
     page = experiment_page(experiment, records, result, (folder / "figure.svg").read_text("utf-8"))
     (folder / "index.html").write_text(page, "utf-8")
     (folder / "result.json").write_text(json.dumps(result, indent=1) + "\n", "utf-8")

@@ -38,8 +38,8 @@ import numpy as np
 
 from harness.records import Claim, Verdict
 
-ALPHA = .05  # of an experiment, over its claims
-ENOUGH_POWER = .8
+ALPHA = 0.05  # of an experiment, over its claims
+ENOUGH_POWER = 0.8
 MIN_PAIRS = 8  # differences that a judgement of a mean needs
 MAX_SEEDS = 10_000  # where `seeds_needed` gives up
 
@@ -123,7 +123,7 @@ class Judgement:
             return None
         if self.form.startswith("share"):
             return power_of_share(self.form, self.n, self.stated, self.delta, alpha)
-        sd = float(np.std(self.data, ddof=1)) if self.n > 1 else 0.
+        sd = float(np.std(self.data, ddof=1)) if self.n > 1 else 0.0
         return power_of_mean(self.form, sd, self.n, self.stated, self.delta, alpha)
 
 
@@ -163,7 +163,7 @@ def no_worse(differences: Sequence[float], delta: float, stated: float | None = 
     return _of_means("no_worse", differences, delta, stated, 2 * below, 2 * above)
 
 
-def same(differences: Sequence[float], delta: float, stated: float | None = 0.) -> Judgement:
+def same(differences: Sequence[float], delta: float, stated: float | None = 0.0) -> Judgement:
     """Claim: the mean difference lies inside +-delta (two one-sided tests, Schuirmann 1987, J Pharmacokinet 15:657).
 
     Args:
@@ -231,14 +231,18 @@ def every(*parts: Judgement) -> Judgement:
         raise ValueError("a compound claim has no parts; give at least one judgement")
     worst = _weakest(parts)
     return Judgement(
-        form="every", delta=worst.delta, effect=worst.effect, n=worst.n, p_for=worst.p_for,
-        p_against=min(1., len(parts) * min(part.p_against for part in parts)),
-        reason=next((part.reason for part in parts if part.reason), None), parts=parts)
+        form="every",
+        delta=worst.delta,
+        effect=worst.effect,
+        n=worst.n,
+        p_for=worst.p_for,
+        p_against=min(1.0, len(parts) * min(part.p_against for part in parts)),
+        reason=next((part.reason for part in parts if part.reason), None),
+        parts=parts,
+    )
 
 
-def out_of_range(
-    effect: float, delta: float, n: int, interval: tuple[float, float] = (-np.inf, np.inf)
-) -> Judgement:
+def out_of_range(effect: float, delta: float, n: int, interval: tuple[float, float] = (-np.inf, np.inf)) -> Judgement:
     """A claim that the sweep cannot decide, since it does not reach where the effect would be.
 
     Args:
@@ -250,7 +254,7 @@ def out_of_range(
     Returns:
       A judgement that never decides, with reason `range`; it still counts among the claims of Holm's correction.
     """
-    return Judgement("out_of_range", delta, effect, n, 1., 1., data=interval, reason="range")
+    return Judgement("out_of_range", delta, effect, n, 1.0, 1.0, data=interval, reason="range")
 
 
 def judge(pairs: Iterable[tuple[Claim, Judgement]]) -> list[Verdict]:
@@ -322,8 +326,8 @@ def clopper_pearson(successes: int, n: int, level: float) -> tuple[float, float]
     from scipy.special import betaincinv
 
     side = (1 - level) / 2
-    lower = betaincinv(successes, n - successes + 1, side) if successes else 0.
-    upper = 1 - betaincinv(n - successes, successes + 1, side) if successes < n else 1.
+    lower = betaincinv(successes, n - successes + 1, side) if successes else 0.0
+    upper = 1 - betaincinv(n - successes, successes + 1, side) if successes < n else 1.0
     return float(lower), float(upper)
 
 
@@ -346,10 +350,10 @@ def power_of_mean(form: str, sd: float, n: int, effect: float, delta: float, alp
     """
     from scipy.special import nctdtr, stdtrit
 
-    intervals = 2. ** _bits(n)
+    intervals = 2.0 ** _bits(n)
     attained = np.floor((alpha if form == "same" else alpha / 2) * intervals) / intervals
     if n < MIN_PAIRS or attained == 0:
-        return 0.
+        return 0.0
     room = _room(form, effect, delta)
     if sd == 0:
         return float(min(room) > 0)
@@ -377,7 +381,7 @@ def power_of_share(form: str, n: int, share: float, delta: float, alpha: float =
     for successes in range(n + 1):
         if 2 * _share_tails(successes, n, delta)[0] <= alpha:
             return _share_tails(successes, n, share)[0]
-    return 0.
+    return 0.0
 
 
 def seeds_needed(
@@ -436,10 +440,18 @@ def _of_means(
     data = tuple(float(d) for d in differences)
     few = len(data) < MIN_PAIRS
     if few:
-        p_for = p_against = 1.
+        p_for = p_against = 1.0
     return Judgement(
-        form, float(delta), float(np.mean(data)), len(data), min(1., p_for), min(1., p_against),
-        stated=stated, data=data, reason="power" if few else None)
+        form,
+        float(delta),
+        float(np.mean(data)),
+        len(data),
+        min(1.0, p_for),
+        min(1.0, p_against),
+        stated=stated,
+        data=data,
+        reason="power" if few else None,
+    )
 
 
 def _of_share(
@@ -449,8 +461,15 @@ def _of_share(
     if stated is not None and not 0 <= stated <= 1:
         raise ValueError(f"stated share is {stated}, expected 0 to 1; give a share, not a percentage")
     return Judgement(
-        form, float(delta), successes / n, int(n), min(1., p_for), min(1., p_against),
-        stated=stated, data=(int(successes), int(n)))
+        form,
+        float(delta),
+        successes / n,
+        int(n),
+        min(1.0, p_for),
+        min(1.0, p_against),
+        stated=stated,
+        data=(int(successes), int(n)),
+    )
 
 
 def _mean_tails(differences: Sequence[float], delta: float) -> tuple[float, float]:
@@ -475,8 +494,8 @@ def _share_tails(successes: int, n: int, share: float) -> tuple[float, float]:
         raise ValueError(f"{successes} successes of {n}, expected whole numbers from 0 to n, n >= 1; count the units")
     if not 0 <= share <= 1:
         raise ValueError(f"share is {share}, expected 0 to 1; give a share, not a percentage")
-    at_least = betainc(successes, n - successes + 1, share) if successes else 1.
-    at_most = betainc(n - successes, successes + 1, 1 - share) if successes < n else 1.
+    at_least = betainc(successes, n - successes + 1, share) if successes else 1.0
+    at_most = betainc(n - successes, successes + 1, 1 - share) if successes < n else 1.0
     return float(at_least), float(at_most)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 
-from harness.figures.style import COLOURS
+from harness.figures.style import COLOURS, plain_log_ticks
 
 
 def draw_dots(axes: Axes, groups: Mapping[str, Sequence[float]], ylabel: str, title: str) -> None:
@@ -21,3 +21,4 @@ def draw_dots(axes: Axes, groups: Mapping[str, Sequence[float]], ylabel: str, ti
             axes.annotate(f"{median:.3g}", (index + 0.23, median), va="center")
     axes.set_xticks(range(len(groups)), list(groups))
     axes.set(xlim=(-0.5, len(groups) - 0.3), yscale="log", ylabel=ylabel, title=title)
+    plain_log_ticks(axes.yaxis)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 
-from harness.figures.style import PUBLISHED_ALPHA
+from harness.figures.style import PUBLISHED_ALPHA, plain_log_ticks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,14 +16,14 @@ class LossSeries:
     """One group of curves of the panel.
 
     Attributes:
-      label: for the legend.
+      label: for the legend; None leaves it out.
       steps: step numbers from 1, one array a curve.
       losses: nats, one array a curve.
       colour: of the lines.
       published: draw them faint and dashed.
     """
 
-    label: str
+    label: str | None
     steps: Sequence[np.ndarray]
     losses: Sequence[np.ndarray]
     colour: str
@@ -33,9 +33,9 @@ class LossSeries:
 def draw_loss_curves(axes: Axes, series: Sequence[LossSeries], title: str) -> None:
     """Draws each seed's curve as a thin line."""
     for group in series:
-        style = {"alpha": PUBLISHED_ALPHA, "linestyle": "--", "marker": "."} if group.published else {"alpha": 0.55}
+        style = {"alpha": PUBLISHED_ALPHA, "linestyle": "--", "marker": "."} if group.published else {"alpha": 0.8}
         for index, (steps, losses) in enumerate(zip(group.steps, group.losses, strict=True)):
             label = group.label if index == 0 else None
             axes.plot(steps, losses, color=group.colour, linewidth=1, label=label, **style)
     axes.set(xscale="log", yscale="log", xlabel="step", ylabel="training loss with L2 decay (nats)", title=title)
-    axes.legend()
+    plain_log_ticks(axes.xaxis, axes.yaxis)

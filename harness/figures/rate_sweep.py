@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 
-from harness.figures.style import PUBLISHED_ALPHA
+from harness.figures.style import PUBLISHED_ALPHA, plain_log_ticks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,7 +16,7 @@ class RateSeries:
     """One line of the panel.
 
     Attributes:
-      label: for the legend; empty leaves it out.
+      label: for the legend; None leaves it out.
       rates: learning rates, (n,), ascending.
       errors: errors of every seed at each rate, n arrays in units of the axis.
       unstable: whether each point is crossed, (n,).
@@ -25,7 +25,7 @@ class RateSeries:
       published: draw it faint, without spread and star.
     """
 
-    label: str
+    label: str | None
     rates: Sequence[float]
     errors: Sequence[np.ndarray]
     unstable: Sequence[bool]
@@ -54,10 +54,16 @@ def draw_rate_sweep(axes: Axes, series: Sequence[RateSeries], ylabel: str) -> No
             continue
         low = means - [np.min(errors) for errors in line.errors]
         high = [np.max(errors) for errors in line.errors] - means
-        axes.errorbar(line.rates, means, [low, high], fmt="none", ecolor=line.colour, elinewidth=0.8, capsize=2, alpha=0.6)
+        axes.errorbar(
+            line.rates, means, [low, high], fmt="none", ecolor=line.colour, elinewidth=0.8, capsize=2, alpha=0.6
+        )
+        if len(means) < 2:
+            continue  # one rate has no best
         best = int(np.argmin(means))
-        axes.plot(line.rates[best], means[best], "*", color=line.colour, markersize=13, markeredgecolor="black", zorder=5)
+        axes.plot(
+            line.rates[best], means[best], "*", color=line.colour, markersize=13, markeredgecolor="black", zorder=5
+        )
     axes.plot([], [], "kx", markersize=7, markeredgewidth=2, label="unstable")
     axes.plot([], [], "k*", markersize=9, label="best")
     axes.set(xscale="log", yscale="log", xlabel="learning rate", ylabel=ylabel)
-    axes.legend()
+    plain_log_ticks(axes.xaxis, axes.yaxis)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import matplotlib
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 """Okabe and Ito's colours, told apart by most colour-blind readers."""
@@ -33,19 +35,40 @@ _SETTINGS = {
 
 def panels(count: int, title: str, columns: int = 2) -> tuple[Figure, Sequence[Axes]]:
     """Makes a figure of `count` panels in rows of `columns`, without touching pyplot's global state."""
-    with matplotlib.rc_context(_SETTINGS):
-        rows = -(-count // columns)
-        figure = Figure(figsize=(5.2 * columns, 3.9 * rows), layout="constrained")
-        figure.suptitle(title, fontsize=11)
-        axes = figure.subplots(rows, columns, squeeze=False).ravel()
-        for spare in axes[count:]:
-            spare.remove()
-        return figure, axes[:count]
+    rows = -(-count // columns)
+    figure = Figure(figsize=(5.2 * columns, 3.9 * rows), layout="constrained")
+    figure.suptitle(title, fontsize=11)
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for spare in axes[count:]:
+        spare.remove()
+    return figure, axes[:count]
 
 
-def save(figure: Figure, folder: Path) -> None:
-    """Writes `figure.png`, `figure.svg` and `figure.pdf`, equal bytes for equal figures."""
+def plain_log_ticks(*axes: Axis) -> None:
+    """Labels log axes with plain numbers: the decades, and 2, 3 and 5 between them where few decades are shown."""
+
+    def between(value: float, axis: Axis) -> str:
+        low, high = axis.get_view_interval()
+        return f"{value:g}" if high < 60 * low and f"{value:e}"[0] in "235" else ""
+
+    for axis in axes:
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.set_minor_formatter(FuncFormatter(lambda value, _, axis=axis: between(value, axis)))
+
+
+def shared_legend(figure: Figure, axes: Sequence[Axes]) -> None:
+    """Puts one legend for several panels below the figure, each label once."""
+    handles = {}
+    for panel in axes:
+        for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
+            handles.setdefault(label, handle)
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4)
+
+
+def save(draw: Callable[[], Figure], folder: Path) -> None:
+    """Draws in this look and writes `figure.png`, `figure.svg` and `figure.pdf`, equal bytes for equal figures."""
     with matplotlib.rc_context(_SETTINGS):
+        figure = draw()
         figure.savefig(folder / "figure.png", dpi=150)
         figure.savefig(folder / "figure.svg", metadata={"Date": None})
         figure.savefig(folder / "figure.pdf", metadata={"CreationDate": None, "ModDate": None})

@@ -41,7 +41,7 @@ def experiment_page(
 
 def format_number(value: float) -> str:
     """Three significant digits, in plain notation where that is readable."""
-    return f"{value:.3g}" if np.isfinite(value) else "–"
+    return f"{value:.3g}" if np.isfinite(value) else "n/a"
 
 
 def _summary(records: Sequence[TrialRecord]) -> list[dict[str, Any]]:

@@ -19,8 +19,9 @@ def identity(planned: Sequence[PlannedTrial]) -> dict[str, Any]:
       planned: every trial of every study of an experiment.
 
     Returns:
-      `studies` (settings of each study and arm with the values that vary as lists), `trials` (sha256 of every place and
-      address in order), `data` (name to sha256), `source` (sha256 of `workloads` and `harness.training`), `jax` (version).
+      `studies` (settings of each study and arm with the values that vary as lists), `trials` (sha256 of every place
+      and address in order), `data` (name to sha256), `source` (sha256 of `workloads` and `harness.training`), `jax`
+      (version).
     """
     studies: dict[str, dict[str, Any]] = {}
     data: dict[str, str] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import multiprocessing
 import os
@@ -122,10 +123,8 @@ def run_trials(
             for worker in workers:
                 if worker.request is None and (request := next_request(worker)) is not None:
                     worker.request = request
-                    try:
+                    with contextlib.suppress(OSError):  # a worker that is gone is found out by `take_in`
                         worker.pipe.send(request)
-                    except OSError:
-                        pass  # the worker is gone; `take_in` finds its end of the pipe closed
             busy = {worker.pipe: worker for worker in workers if worker.request is not None}
             for pipe in connection.wait(list(busy)):
                 take_in(busy[pipe])

@@ -59,7 +59,9 @@ def locked_folder(folder: Path):
             lock.write(f"{socket.gethostname()} pid {os.getpid()}\n")
             lock.flush()
         except OSError as error:
-            raise InputError(f"output folder {folder} cannot be written ({error.strerror}); choose another --out") from None
+            raise InputError(
+                f"output folder {folder} cannot be written ({error.strerror}); choose another --out"
+            ) from None
         yield
 
 

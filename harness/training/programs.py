@@ -133,7 +133,12 @@ class Programs:
         return state, curves, done
 
     def _evaluate(
-        self, parameters: Any, model_state: Any, examples: Mapping[str, jax.Array], indices: jax.Array, weights: jax.Array
+        self,
+        parameters: Any,
+        model_state: Any,
+        examples: Mapping[str, jax.Array],
+        indices: jax.Array,
+        weights: jax.Array,
     ) -> dict[str, jax.Array]:
         """Evaluates on every example.
 
@@ -170,9 +175,7 @@ class Programs:
         weighted = {**batch, "weight": jnp.ones(next(iter(batch.values())).shape[0], jnp.float32)}
 
         def objective(flat_parameters):
-            value, _ = self._objective(
-                unravel(flat_parameters), model_state, weighted, weight_decay, jax.random.key(0)
-            )
+            value, _ = self._objective(unravel(flat_parameters), model_state, weighted, weight_decay, jax.random.key(0))
             return value
 
         return jax.jvp(jax.grad(objective), (flat,), (vector,))[1]

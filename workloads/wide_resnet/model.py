@@ -1,4 +1,4 @@
-"""Wide ResNet (Zagoruyko and Komodakis 2016, arXiv 1605.07146), with the strides and heads of the playbook's figure 4."""
+"""Wide ResNet (Zagoruyko and Komodakis 2016, arXiv 1605.07146), with the strides and heads of figure 4."""
 
 import flax.linen as nn
 import jax
