@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shlex
 import sys
+import traceback
 from pathlib import Path
 from typing import Annotated
 
@@ -119,10 +121,12 @@ def _split_setting(setting: str) -> tuple[str, str]:
 
 
 def _print_result(result: dict) -> None:
+    from harness.report.page import format_number
+
     for claim in result["claims"]:
         verdict = claim["verdict"] + (f" ({claim['reason']})" if claim["reason"] else "")
-        low, high = claim["interval"]
-        evidence = f"effect {claim['effect']:.3g}, interval [{low:.3g}, {high:.3g}], n {claim['n']}"
+        low, high = map(format_number, claim["interval"])
+        evidence = f"effect {format_number(claim['effect'])}, interval [{low}, {high}], n {claim['n']}"
         print(f"{claim['id']:28} {verdict:24} {evidence}")
     if not result["judged"]:
         print(f"{result['experiment']}: scale {result['scale']} judges nothing")
@@ -147,6 +151,10 @@ def main() -> None:
         # The reader of the pipe has gone; the interpreter must not fail on it at shutdown.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except Exception:
+        # Python's own status for this, 1, would read as `contradicted`.
+        traceback.print_exc()
+        sys.exit(70)
     sys.exit(status or 0)
 
 
@@ -158,10 +166,15 @@ def _usage_line(error: Exception) -> str:
     line = " ".join(error.format_message().split())
     context = getattr(error, "ctx", None)
     commands = getattr(context.command, "commands", None) if context else None
-    given = [word for word in sys.argv[1:] if not word.startswith("-")]
-    if commands and given and given[0] not in commands:
-        line += f" {did_you_mean(given[0], commands).lstrip('; ')} Known: {', '.join(commands)}."
-    return f"{' '.join(line.split())} See: {context.command_path if context else 'playbook'} --help"
+    words = [part for word in sys.argv[1:] for part in word.split("=", 1)]
+    given = next((word for word in words if not word.startswith("-")), None)
+    if commands and given not in commands:
+        near = "" if given is None or "Did you mean" in line else did_you_mean(given, commands)
+        line += f"{near} Known: {', '.join(commands)}."
+    options = getattr(getattr(error, "param", None), "opts", ())
+    # Not every version of Typer names the value.
+    line += "".join(f" Given: {after!r}." for word, after in itertools.pairwise(words) if word in options)
+    return f"{line} See: {context.command_path if context else 'playbook'} --help"
 
 
 def _fail(line: str) -> None:

@@ -6,7 +6,7 @@ from types import TracebackType
 
 
 class TrialProgress:
-    """Trials done, infeasible ones and time left; a context manager."""
+    """Trials done, infeasible ones, time gone and time left; a context manager."""
 
     def __init__(self, name: str):
         """Names the experiment that runs."""
@@ -22,30 +22,29 @@ class TrialProgress:
 
         self._display = Progress(
             TextColumn("{task.description}"),
-            BarColumn(),
+            BarColumn(bar_width=12),
             MofNCompleteColumn(),
-            TextColumn("trials, {task.fields[infeasible]} infeasible,"),
+            TextColumn("trials, {task.fields[infeasible]} infeasible"),
             TimeElapsedColumn(),
-            TextColumn("gone,"),
             TimeRemainingColumn(),
-            TextColumn("left"),
             console=Console(stderr=True),
         )
         self._task = self._display.add_task(name, total=None, infeasible=0)
 
     def __enter__(self) -> TrialProgress:
-        """Starts the display."""
-        self._display.start()
+        """Gives the display, which starts with the first update: bad input shows none."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Ends the display, leaving its last state."""
-        self._display.stop()
+        if self._display.live.is_started:  # stopping prints an empty line otherwise
+            self._display.stop()
 
     def update(self, done: int, infeasible: int, total: int) -> None:
         """Shows trials done, infeasible ones among them, and trials in all."""
+        self._display.start()
         self._display.update(self._task, completed=done, infeasible=infeasible, total=total)
 
     def notice(self, line: str) -> None:

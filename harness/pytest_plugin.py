@@ -8,7 +8,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--scale", default="smoke", help="size of the runs: smoke, laptop, accelerator or paper")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def scale(request: pytest.FixtureRequest) -> str:
     """The scale asked for."""
     return request.config.getoption("--scale")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import importlib.metadata
 import json
+import math
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +19,7 @@ from harness.studies.fingerprint import fingerprint
 from harness.studies.identity import identity
 from harness.studies.processes import run_trials
 from harness.studies.store import Store, locked_folder, move_aside
-from workloads.workload import ConfigurationError
+from workloads.workload import ConfigurationError, DataError
 
 EXECUTORS = ("processes",)
 
@@ -69,9 +70,9 @@ def reproduce(
     try:
         studies = experiment.studies(scale, control, overrides)
         planned = [place for study in studies for place in study.plan(seed)]
-    except ConfigurationError as error:
+        wanted = identity(planned)
+    except (ConfigurationError, DataError) as error:
         raise InputError(str(error)) from None
-    wanted = identity(planned)
 
     folder = out / experiment.name / f"{scale}-seed{seed}{'-control' if control else ''}"
     with locked_folder(folder):
@@ -183,7 +184,8 @@ def _result(
                 "verdict": verdict.verdict,
                 "reason": verdict.reason,
                 "effect": verdict.effect,
-                "interval": list(verdict.interval),
+                # JSON has no infinity: an open limit is null.
+                "interval": [limit if math.isfinite(limit) else None for limit in verdict.interval],
                 "level": verdict.level,
                 "n": verdict.n,
                 "rule": verdict.claim.rule,
@@ -217,14 +219,14 @@ def _write(
 
 
 def _commit() -> str | None:
-    here = Path(__file__).parent
+    """The checkout's commit, marked `-dirty` where it was changed; None where this is not a checkout of ours."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(Path(__file__).parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
     try:
-        commit = subprocess.run(
-            ["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, check=True
-        ).stdout.strip()
-        top = subprocess.run(
-            ["git", "-C", str(here), "ls-files", "--error-unmatch", __file__], capture_output=True, text=True
-        )
+        git("ls-files", "--error-unmatch", __file__)  # fails for an installed wheel inside somebody's checkout
+        return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
     except (OSError, subprocess.CalledProcessError):
         return None
-    return commit if top.returncode == 0 else None  # a checkout around an installed wheel is not ours

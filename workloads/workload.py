@@ -48,7 +48,7 @@ class Workload(Protocol):
     classes: int
 
     def data_hashes(self) -> dict[str, str]:
-        """Data set name to sha256 of its decoded content."""
+        """Data set name to sha256 of its decoded content; raises `DataError` where a set cannot be found."""
 
     def data(self, split_seed: int) -> Splits:
         """Reads, splits and prepares the data; raises `DataError`."""

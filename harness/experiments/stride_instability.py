@@ -215,7 +215,13 @@ def _judge(records: Sequence[TrialRecord], scale: str, control: bool) -> list[tu
                 no_worse(errors("stride_bug_warmup", best), settings.high_delta, 0.0),
             ),
         ),
-        (SHARPNESS, larger(sharpness, 0.0, float(np.log2(PUBLISHED_SHARPNESS[0] / PUBLISHED_SHARPNESS[1])))),
+        # Where the eigenvalue did not converge there is no pair.
+        (
+            SHARPNESS,
+            larger(
+                sharpness[np.isfinite(sharpness)], 0.0, float(np.log2(PUBLISHED_SHARPNESS[0] / PUBLISHED_SHARPNESS[1]))
+            ),
+        ),
         (
             HEAD,
             every(

@@ -45,11 +45,12 @@ def panels(count: int, title: str, columns: int = 2) -> tuple[Figure, Sequence[A
 
 
 def plain_log_ticks(*axes: Axis) -> None:
-    """Labels log axes with plain numbers: the decades, and 2, 3 and 5 between them where few decades are shown."""
+    """Labels log axes with plain numbers: the decades, and more between them the fewer are shown."""
 
     def between(value: float, axis: Axis) -> str:
         low, high = axis.get_view_interval()
-        return f"{value:g}" if high < 60 * low and f"{value:e}"[0] in "235" else ""
+        digits = "23456789" if high < 3 * low else "235" if high < 60 * low else ""
+        return f"{value:g}" if f"{value:e}"[0] in digits else ""
 
     for axis in axes:
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

@@ -39,9 +39,9 @@ def experiment_page(
     )
 
 
-def format_number(value: float) -> str:
-    """Three significant digits, in plain notation where that is readable."""
-    return f"{value:.3g}" if np.isfinite(value) else "n/a"
+def format_number(value: float | None) -> str:
+    """Three significant digits; what is missing, open or not a number is `n/a`."""
+    return "n/a" if value is None or not np.isfinite(value) else f"{value:.3g}"
 
 
 def _summary(records: Sequence[TrialRecord]) -> list[dict[str, Any]]:

@@ -67,15 +67,20 @@ class WideResNet:
 
     def data_hashes(self) -> dict[str, str]:
         """See `workloads.workload.Workload`."""
-        return {"mnist5k": mnist5k.SHA256} if self.dataset == "mnist5k" else {}
+        self._check_road()
+        mnist5k.find()
+        return {"mnist5k": mnist5k.SHA256}
 
     def data(self, split_seed: int) -> Splits:
         """See `workloads.workload.Workload`."""
+        self._check_road()
+        return mnist5k.splits(split_seed, self.side)
+
+    def _check_road(self) -> None:
         if self.dataset == "cifar10":
             raise DataError(
                 "cifar10: the road to this data set is not built yet; use --scale accelerator, or --set dataset=mnist5k"
             )
-        return mnist5k.splits(split_seed, self.side)
 
     @cached_property
     def model(self) -> Model:
