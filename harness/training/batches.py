@@ -19,6 +19,8 @@ def step_indices(order_seed: int, examples: int, batch_size: int, start: int, st
     Returns:
       int32 (stop - start, batch_size).
     """
+    if start == stop:
+        return np.zeros((0, batch_size), np.int32)
     first, last = start * batch_size, stop * batch_size
     epochs = range(first // examples, -(-last // examples))
     stream = [np.random.default_rng([order_seed, epoch]).permutation(examples) for epoch in epochs]

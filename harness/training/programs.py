@@ -121,7 +121,7 @@ class Programs:
             recorded = {
                 "train_loss": loss,
                 "train_objective": objective,
-                "gradient_norm": optax.global_norm(gradients),
+                "gradient_norm": optax.tree.norm(gradients),
             }
             curves = {name: curve.at[done].set(recorded[name]) for name, curve in curves.items()}
             directions, optimizer_state = transformation.update(gradients, state.optimizer_state)

@@ -70,9 +70,8 @@ def run_trial(programs: Programs, trial: Trial, steps_limit: int | None = None) 
     def advance(state: TrainingState, start: int, stop: int):
         indices = np.zeros((CHUNK, trial.batch_size), np.int32)
         padded_rates = np.zeros(CHUNK, np.float32)
-        if stop > start:
-            indices[: stop - start] = step_indices(trial.seeds["order"], examples, trial.batch_size, start, stop)
-            padded_rates[: stop - start] = rates[start:stop]
+        indices[: stop - start] = step_indices(trial.seeds["order"], examples, trial.batch_size, start, stop)
+        padded_rates[: stop - start] = rates[start:stop]
         return programs.train(
             state,
             np.uint32(trial.seeds["init"]),

@@ -3,6 +3,7 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from workloads.convolution import Conv
 
@@ -47,7 +48,8 @@ class WideResNet(nn.Module):
         if self.head == "global_pool":
             features = jnp.mean(x, axis=(1, 2))
         else:
-            pooled = nn.avg_pool(x, (window, window), strides=(1, 1))
+            # nn.avg_pool divides by an integer array, which strict promotion refuses.
+            pooled = nn.pool(x, 0.0, lax.add, (window, window), (1, 1), "VALID") / window**2
             positions = pooled.shape[1] * pooled.shape[2]
             features = pooled.reshape(pooled.shape[0], -1)
             if self.head == "flatten_rescaled":
