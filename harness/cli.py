@@ -140,6 +140,8 @@ def main() -> None:
     """Runs the command; bad input is one line on standard error and exit status 2."""
     try:
         status = app(standalone_mode=False)
+        if status == 130:  # what later versions of Typer make of Ctrl-C
+            raise KeyboardInterrupt
     except InputError as error:
         _fail(str(error))
     except _UsageError as error:

@@ -103,7 +103,8 @@ class TrialRecord:
 
     def columns(self) -> Iterator[tuple[str, str, Any]]:
         """Yields (column, class, value) of the row, in the order of the table."""
-        yield from (("study", "hyperparameter", self.study), ("arm", "hyperparameter", self.arm))
+        for name in ("study", "arm", "address"):
+            yield name, "hyperparameter", getattr(self, name)
         yield from ((name, "hyperparameter", value) for name, value in sorted(self.hyperparameters.items()))
         yield "replicate", "seed", self.replicate
         yield from ((f"seed.{purpose}", "seed", seed) for purpose, seed in sorted(self.seeds.items()))

@@ -13,6 +13,8 @@ from types import SimpleNamespace
 
 import pytest
 
+pytest.register_assert_rewrite("tests.executor_contract", "tests.sampler_contract")
+
 ROOT = Path(__file__).parents[1]
 PATIENCE = 120  # seconds before a test that waits for an event gives up
 MARK = "PLAYBOOK_TEST_MARK"
@@ -28,26 +30,38 @@ def session_environment(tmp_path_factory):
         yield
 
 
-@pytest.fixture(scope="session")
-def smoke_study(tmp_path_factory):
-    """The finished smoke study of stride-instability: `arguments`, `out`, `folder`, `result`, `stdout`."""
-    out = tmp_path_factory.mktemp("smoke")
-    arguments = ["reproduce", "stride-instability", "--scale", "smoke", "--out", str(out), "--json"]
-    done = subprocess.run([sys.executable, "-m", "harness", *arguments], capture_output=True, text=True, check=False)
+def finish_study(name, out, module):
+    """Runs an experiment at scale smoke to its end: `arguments`, `out`, `folder`, `result`, `stdout`."""
+    arguments = ["reproduce", name, "--scale", "smoke", "--out", str(out), "--json"]
+    done = subprocess.run([sys.executable, "-m", module, *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    folder = out / "stride-instability" / "smoke-seed0"
+    folder = out / name / "smoke-seed0"
     result = json.loads((folder / "result.json").read_text())
-    return SimpleNamespace(arguments=arguments, out=out, folder=folder, result=result, stdout=done.stdout)
+    return SimpleNamespace(
+        arguments=arguments, out=out, folder=folder, result=result, stdout=done.stdout, name=name, module=module
+    )
+
+
+@pytest.fixture(scope="session")
+def stand_in_finished(tmp_path_factory):
+    """The finished stand-in study."""
+    return finish_study("stand-in", tmp_path_factory.mktemp("stand_in"), "tests.stand_in")
+
+
+@pytest.fixture(scope="session")
+def smoke_finished(tmp_path_factory):
+    """The finished smoke study of stride-instability, which takes a minute or two where nothing is compiled."""
+    return finish_study("stride-instability", tmp_path_factory.mktemp("smoke"), "harness")
 
 
 @pytest.fixture
-def smoke_copy(smoke_study, tmp_path):
-    """A copy of the finished smoke study that a test may harm."""
+def study_copy(stand_in_finished, tmp_path):
+    """A copy of the finished stand-in study that a test may harm."""
     out = tmp_path / "copy"
-    shutil.copytree(smoke_study.out, out)
-    arguments = [str(out) if word == str(smoke_study.out) else word for word in smoke_study.arguments]
-    folder = out / smoke_study.folder.relative_to(smoke_study.out)
-    return SimpleNamespace(arguments=arguments, out=out, folder=folder, result=smoke_study.result)
+    shutil.copytree(stand_in_finished.out, out)
+    arguments = [str(out) if word == str(stand_in_finished.out) else word for word in stand_in_finished.arguments]
+    folder = out / stand_in_finished.folder.relative_to(stand_in_finished.out)
+    return SimpleNamespace(**{**vars(stand_in_finished), "arguments": arguments, "out": out, "folder": folder})
 
 
 def wait_until(condition, what):

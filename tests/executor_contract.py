@@ -128,6 +128,6 @@ class ExecutorContract:
 
     def test_missing_data_are_bad_input(self, faults):
         (faults / f"missing-{NARROW[0].seeds['split']}").touch()
-        with pytest.raises(InputError, match="^synthetic: the data are missing; install them$"):
+        with pytest.raises(InputError, match=r"^synthetic: the data are missing; install them$"):
             self.run(NARROW[:1])
         assert len(calls(faults)) == 1  # trying again would not help

@@ -27,6 +27,7 @@ from workloads.workload import ConfigurationError, DataError, Splits, configure
 
 HYPERPARAMETERS = {"learning_rate": 0.5, "momentum": 0.9, "weight_decay": 1e-3, "warmup_steps": 0}
 PROGRAMS = 2  # of a group without curvature: train and evaluate
+TRIALS_OF_STUDY = 12
 FOLDER = "STAND_IN_FOLDER"
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from harness.studies.processes import available_cores, run_trials
 from harness.training.compilation_cache import link_finished, publish, shared_folder
-from tests.executor_contract import NARROW, TRIALS, ExecutorContract
+from tests.executor_contract import NARROW, ExecutorContract
 from tests.stand_in import PROGRAMS
 
 

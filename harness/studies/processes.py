@@ -6,11 +6,14 @@ import contextlib
 import dataclasses
 import multiprocessing
 import os
+import shutil
+import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable
 from multiprocessing import connection
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.records import InputError
@@ -67,6 +70,7 @@ def run_trials(
     tries: dict[str, int] = {}
     workers: list[_Worker] = []
     remaining = sum(map(len, groups.values()))
+    folder = Path(tempfile.mkdtemp(prefix="playbook-"))
 
     def next_request(worker: _Worker) -> tuple[str, Trial] | None:
         if to_compile:
@@ -119,7 +123,7 @@ def run_trials(
     try:
         while remaining:
             while len(workers) < min(jobs, remaining):
-                workers.append(_start_worker())
+                workers.append(_start_worker(folder))
             for worker in workers:
                 if worker.request is None and (request := next_request(worker)) is not None:
                     worker.request = request
@@ -134,15 +138,16 @@ def run_trials(
         for worker in workers:
             worker.process.join()
             worker.pipe.close()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
-def _start_worker() -> _Worker:
+def _start_worker(folder: Path) -> _Worker:
     ours, theirs = multiprocessing.Pipe()
     before = dict(os.environ)
     os.environ.update(ENVIRONMENT)
     os.environ["XLA_FLAGS"] = f"{XLA_CPU_FLAGS} {before.get('XLA_FLAGS', '')}".strip()
     try:
-        process = multiprocessing.get_context("spawn").Process(target=work, args=(theirs,), daemon=True)
+        process = multiprocessing.get_context("spawn").Process(target=work, args=(theirs, folder), daemon=True)
         process.start()
     finally:
         os.environ.clear()

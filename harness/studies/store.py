@@ -8,7 +8,7 @@ import os
 import socket
 import sqlite3
 from collections.abc import Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -48,21 +48,22 @@ def locked_folder(folder: Path):
         handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
         raise InputError(f"output folder {folder} cannot be written ({error.strerror}); choose another --out") from None
-    with closing(os.fdopen(handle, "r+")) as lock:
+    try:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            holder = lock.read().strip() or "another process"
+            holder = os.read(handle, 1000).decode(errors="replace").strip() or "another process"
             raise InputError(f"{folder} is held by {holder}; wait for it to end, or choose another --out") from None
         try:
-            lock.truncate(0)
-            lock.write(f"{socket.gethostname()} pid {os.getpid()}\n")
-            lock.flush()
+            os.ftruncate(handle, 0)
+            os.write(handle, f"{socket.gethostname()} pid {os.getpid()}\n".encode())
         except OSError as error:
             raise InputError(
                 f"output folder {folder} cannot be written ({error.strerror}); choose another --out"
             ) from None
         yield
+    finally:
+        os.close(handle)
 
 
 def move_aside(folder: Path) -> Path | None:
@@ -103,24 +104,21 @@ class Store:
             ) from None
 
     def _open(self, identity: Mapping[str, Any]) -> None:
-        # Write-ahead logging wants shared memory, which network file systems may lack.
-        try:
-            mode = self._database.execute("PRAGMA journal_mode=WAL").fetchone()[0]
-        except sqlite3.OperationalError:
-            mode = "none"
-        if mode != "wal":
-            self._database.execute("PRAGMA journal_mode=TRUNCATE")
-        self._database.execute("PRAGMA synchronous=NORMAL")
         problem = self._database.execute("PRAGMA quick_check(1)").fetchone()[0]
         if problem != "ok":
             raise sqlite3.DatabaseError(problem.splitlines()[-1])
         tables = {name for (name,) in self._database.execute("SELECT name FROM sqlite_master WHERE type='table'")}
+        # Nothing is written before this is known to be the right database.
+        if tables:
+            self._check(tables, identity)
+        self._choose_journal()
         if not tables:
             with self._transaction():
                 for statement in _SCHEMA.split(";\n"):
                     self._database.execute(statement)
                 self._database.execute("INSERT INTO facts VALUES ('identity', ?)", (json.dumps(identity),))
-            return
+
+    def _check(self, tables: set[str], identity: Mapping[str, Any]) -> None:
         if not {"facts", "trials", "curves"} <= tables:
             raise sqlite3.DatabaseError("it holds other tables")
         try:
@@ -133,6 +131,21 @@ class Store:
                 f"{self._path.parent} holds results of another specification: {changed}; "
                 "--fresh moves it aside, or choose another --out"
             )
+        # SQLite reads what is missing of the last page as zeros; a killed driver's log holds what may be missing.
+        log = self._path.with_name(f"{DATABASE}-wal")
+        has_log = log.exists() and log.stat().st_size > 0
+        if not has_log and self._path.stat().st_size % self._database.execute("PRAGMA page_size").fetchone()[0]:
+            raise sqlite3.DatabaseError("it ends in the middle of a page")
+
+    def _choose_journal(self) -> None:
+        # Write-ahead logging wants shared memory, which network file systems may lack.
+        try:
+            mode = self._database.execute("PRAGMA journal_mode=WAL").fetchone()[0]
+        except sqlite3.OperationalError:
+            mode = "none"
+        if mode != "wal":
+            self._database.execute("PRAGMA journal_mode=TRUNCATE")
+        self._database.execute("PRAGMA synchronous=NORMAL")
 
     def close(self) -> None:
         """Closes the database."""
@@ -175,8 +188,8 @@ class Store:
         row = (address, json.dumps(specification), status, reason, json.dumps(results), json.dumps(timings))
         blobs = [(address, name, np.asarray(curve, "<f4").tobytes()) for name, curve in curves.items()]
         with self._written(), self._transaction():
-            self._database.execute("INSERT OR IGNORE INTO trials VALUES (?, ?, ?, ?, ?, ?)", row)
-            self._database.executemany("INSERT OR IGNORE INTO curves VALUES (?, ?, ?)", blobs)
+            self._database.execute("INSERT INTO trials VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING", row)
+            self._database.executemany("INSERT INTO curves VALUES (?, ?, ?) ON CONFLICT DO NOTHING", blobs)
 
     def records(self, planned: Sequence[PlannedTrial]) -> list[TrialRecord]:
         """The finished trials in the order of the plan; a trial that several studies share stands in each."""

@@ -28,6 +28,8 @@ def use(private: Path) -> None:
     private.mkdir(parents=True, exist_ok=True)
     link_finished(private)
     jax.config.update("jax_compilation_cache_dir", str(private))
+    # XLA's own caches would lie in the private folder, whose name would then be part of every entry's key.
+    jax.config.update("jax_persistent_cache_enable_xla_caches", "none")
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 

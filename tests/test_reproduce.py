@@ -1,0 +1,269 @@
+import json
+import os
+import random
+import re
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from contextlib import closing
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from harness.records import COLUMN_CLASSES
+from harness.reproduce import exit_status
+from harness.studies.store import DATABASE
+from tests.conftest import wait_until
+from tests.stand_in import FOLDER, TRIALS_OF_STUDY, calls, stand_in_study
+
+FILES = {"result.json", "figure.png", "figure.svg", "figure.pdf", "index.html", "trials.parquet", "study.sqlite"}
+FIELDS = [
+    "experiment",
+    "scale",
+    "seed",
+    "control",
+    "judged",
+    "claims",
+    "trials",
+    "fingerprint",
+    "seconds",
+    "provenance",
+]
+
+
+class FinishedStudy:
+    """What holds of the result folder of every finished study."""
+
+    def test_the_result_folder(self, study):
+        assert {path.name for path in study.folder.iterdir()} == {*FILES, "driver.lock"}
+        assert all((study.folder / name).stat().st_size > 0 for name in FILES)
+        assert (study.folder / "figure.png").read_bytes().startswith(b"\x89PNG")
+        assert (study.folder / "figure.pdf").read_bytes().startswith(b"%PDF")
+        assert study.result["fingerprint"] in (study.folder / "index.html").read_text("utf-8")
+
+    def test_the_fields_of_the_result(self, study):
+        result = study.result
+        assert list(result) == FIELDS
+        assert (result["experiment"], result["scale"], result["seed"]) == (study.name, "smoke", 0)
+        assert (result["control"], result["judged"], result["claims"]) == (False, False, [])
+        assert set(result["trials"]) == {"complete", "infeasible"}
+        assert re.fullmatch("[0-9a-f]{64}", result["fingerprint"])
+        assert result["seconds"] > 0
+        provenance = result["provenance"]
+        assert {"command", "commit", "versions", "device", "data"} <= set(provenance)
+        assert provenance["command"] == " ".join(["playbook", *study.arguments])
+        assert {"jax", "numpy"} <= set(provenance["versions"])
+        assert provenance["device"]
+        assert all(re.fullmatch("[0-9a-f]{64}", digest) for digest in provenance["data"].values())
+
+    def test_standard_output_is_the_result_and_its_folder(self, study):
+        assert json.loads(study.stdout) == {**study.result, "folder": str(study.folder)}
+
+    def test_the_trial_table(self, study):
+        import pyarrow.parquet as pq
+
+        table = pq.read_table(study.folder / "trials.parquet")
+        classes = json.loads(table.schema.metadata[b"column_classes"])
+        assert set(classes) == set(table.column_names)
+        assert set(classes.values()) == set(COLUMN_CLASSES)
+        assert classes["learning_rate"] == "hyperparameter"
+        assert classes["seed.init"] == classes["replicate"] == "seed"
+        assert classes["final_error"] == classes["curve.train_loss"] == classes["status"] == "result"
+        assert classes["trial_seconds"] == "timing"
+        rows = table.to_pylist()
+        # A trial that two studies share has a row in each.
+        places = {(row["study"], row["arm"], row["learning_rate"], row["replicate"]) for row in rows}
+        trials = {json.dumps([value for name, value in row.items() if name != "study"]) for row in rows}
+        assert len(places) == len(rows)
+        assert len(trials) == sum(study.result["trials"].values())
+        assert all(len(row["curve.train_loss"]) == len(row["curve.learning_rate"]) for row in rows)
+        assert np.isfinite([row["final_error"] for row in rows]).all()
+
+    def test_a_second_run_with_nothing_to_do_needs_no_jax(self, study):
+        """It rewrites the result, of the same fingerprint and the same seconds."""
+        code = f"import sys, atexit; sys.argv[0] = 'playbook'; {self.setup}from harness.cli import main; " + (
+            "atexit.register(lambda: print('jax' in sys.modules, file=sys.stderr)); main()"
+        )
+        before = (study.folder / "figure.svg").read_bytes()
+        done = subprocess.run(
+            [sys.executable, "-c", code, *study.arguments], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stderr.splitlines()[-1] == "False"
+        again = json.loads(done.stdout)
+        assert again["fingerprint"] == study.result["fingerprint"]
+        assert again["seconds"] == study.result["seconds"]
+        assert (study.folder / "figure.svg").read_bytes() == before
+
+
+class TestStandIn(FinishedStudy):
+    setup = "import tests.stand_in, harness.experiments.experiment as e; e.experiments = tests.stand_in.only_this; "
+
+    @pytest.fixture
+    def study(self, stand_in_finished):
+        return stand_in_finished
+
+
+@pytest.mark.slow
+class TestStrideInstability(FinishedStudy):
+    setup = ""
+
+    @pytest.fixture
+    def study(self, smoke_finished):
+        return smoke_finished
+
+    def test_every_trial_is_complete(self, study):
+        assert study.result["trials"] == {"complete": 14, "infeasible": 0}
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "control", "status"),
+    [
+        ([], False, 0),
+        (["reproduced"], False, 0),
+        (["reproduced", "contradicted"], False, 1),
+        (["inconclusive", "contradicted"], False, 1),
+        (["reproduced", "inconclusive"], False, 3),
+        ([], True, 0),
+        (["reproduced"], True, 1),
+        (["contradicted"], True, 0),
+        (["inconclusive", "reproduced"], True, 0),
+        (["reproduced", "contradicted"], True, 1),
+    ],
+)
+def test_exit_status(verdicts, control, status):
+    claims = [{"verdict": verdict} for verdict in verdicts]
+    assert exit_status({"claims": claims, "control": control}) == status
+
+
+def stored(folder):
+    """How many trials a store holds while a driver may write it."""
+    if not (folder / DATABASE).exists():
+        return 0
+    with closing(sqlite3.connect(f"file:{folder / DATABASE}?mode=ro", uri=True)) as database:
+        try:
+            return database.execute("SELECT count(*) FROM trials").fetchone()[0]
+        except sqlite3.OperationalError:  # it is just being created
+            return 0
+
+
+def finish(start, study):
+    """Runs the command to its end, as a killed one is continued; gives the result."""
+    driver = start(*study.arguments, module=study.module)
+    done = driver.finish()
+    assert done.status == 0, done.stderr
+    driver.wait_for_no_process()
+    return json.loads(done.stdout)
+
+
+def elsewhere(study, out):
+    """The command of a finished study, with nothing done."""
+    arguments = [str(out) if word == str(study.out) else word for word in study.arguments]
+    folder = out / study.folder.relative_to(study.out)
+    return SimpleNamespace(**{**vars(study), "arguments": arguments, "out": out, "folder": folder})
+
+
+@pytest.fixture
+def held(stand_in_finished, tmp_path, monkeypatch):
+    """A study whose two last trials wait for their files to go, so that it can be met in its middle."""
+    folder = tmp_path / "faults"
+    folder.mkdir()
+    for seed in {place.trial.seeds["split"] for place in stand_in_study().plan(0) if place.replicate == 2}:
+        (folder / f"hold-{seed}").touch()
+    monkeypatch.setenv(FOLDER, str(folder))
+    study = elsewhere(stand_in_finished, tmp_path / "out")
+    study.faults = folder
+    return study
+
+
+def meet_in_the_middle(start, study):
+    """Starts the study with two workers; comes back when some trials are stored and both workers are busy."""
+    driver = start(*study.arguments, "--jobs", "2", module=study.module)
+    seeds = {int(path.name.removeprefix("hold-")) for path in study.faults.glob("hold-*")}
+
+    def in_the_middle():
+        assert driver.process.poll() is None, driver.finish().stderr
+        return stored(study.folder) >= 2 and len({c["pid"] for c in calls(study.faults) if c["seed"] in seeds}) == 2
+
+    wait_until(in_the_middle, "two stored trials and two held ones")
+    return driver
+
+
+def release(study):
+    for path in study.faults.glob("hold-*"):
+        path.unlink()
+
+
+def test_ctrl_c(start, held, stand_in_finished):
+    driver = meet_in_the_middle(start, held)
+    before = stored(held.folder)
+    os.killpg(driver.process.pid, signal.SIGINT)
+    done = driver.finish()
+    assert done.status == 130
+    assert done.stdout == ""
+    lines = done.stderr.strip().splitlines()
+    assert lines[-1] == "interrupted; finished trials are kept, the same command continues"
+    assert "Traceback" not in done.stderr
+    driver.wait_for_no_process()
+    assert before <= stored(held.folder) < TRIALS_OF_STUDY
+    release(held)
+    assert finish(start, held)["fingerprint"] == stand_in_finished.result["fingerprint"]
+
+
+def test_workers_die_with_their_driver(start, held, stand_in_finished):
+    driver = meet_in_the_middle(start, held)
+    before = stored(held.folder)
+    driver.process.kill()
+    driver.process.wait()
+    driver.wait_for_no_process()
+    assert stored(held.folder) == before
+    release(held)
+    assert finish(start, held)["fingerprint"] == stand_in_finished.result["fingerprint"]
+
+
+def kill_again_and_again(start, study, moments, whole_group):
+    """Kills a study at moments after its start, in seconds; gives how often it was still running."""
+    alive = 0
+    for moment in moments:
+        driver = start(*study.arguments, module=study.module)
+        try:
+            driver.process.wait(moment)
+        except subprocess.TimeoutExpired:
+            alive += 1
+        if whole_group:
+            driver.kill_all()
+        else:
+            driver.process.kill()
+            driver.process.wait()
+        driver.wait_for_no_process()
+    return alive
+
+
+def test_kills_at_random_moments(start, stand_in_finished, tmp_path):
+    """Twice the whole process group, and once the driver alone."""
+    study = elsewhere(stand_in_finished, tmp_path / "out")
+    moments = random.Random(0)
+    met = kill_again_and_again(start, study, [moments.uniform(0.5, 3) for _ in range(2)], whole_group=True)
+    met += kill_again_and_again(start, study, [moments.uniform(0.5, 3)], whole_group=False)
+    assert met > 0
+    result = finish(start, study)
+    assert result["fingerprint"] == stand_in_finished.result["fingerprint"]
+    assert result["trials"] == stand_in_finished.result["trials"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("whole_group", [True, False])
+def test_ten_kills_of_the_smoke_study(start, smoke_finished, tmp_path, whole_group):
+    """At moments spread over the length of a run of which everything is compiled."""
+    study = elsewhere(smoke_finished, tmp_path / "out")
+    begin = time.monotonic()
+    finish(start, elsewhere(smoke_finished, tmp_path / "measured"))
+    length = time.monotonic() - begin
+    moments = random.Random(1)
+    assert kill_again_and_again(start, study, [moments.uniform(0, length / 2) for _ in range(10)], whole_group) > 0
+    result = finish(start, study)
+    assert result["fingerprint"] == smoke_finished.result["fingerprint"]
+    assert result["trials"] == smoke_finished.result["trials"]

@@ -1,0 +1,265 @@
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+import harness.training
+import workloads
+from harness.records import InputError
+from harness.search.space import Hyperparameter, Space
+from harness.studies.identity import difference, identity, source_hash
+from harness.studies.study import Arm
+from harness.training.trial import PURPOSES, Trial, derive_seeds
+from tests.stand_in import HYPERPARAMETERS, StandIn, stand_in_study, stand_in_trial
+from workloads.workload import ConfigurationError
+
+
+def addresses(planned):
+    return [place.trial.address() for place in planned]
+
+
+class TestPlan:
+    def test_order(self):
+        """Arm by arm, point by point, replicate by replicate."""
+        planned = stand_in_study().plan(0)
+        places = [(p.study, p.arm, p.trial.hyperparameters["learning_rate"], p.replicate) for p in planned]
+        assert places == [
+            ("rates", arm, rate, replicate)
+            for arm in ("narrow", "wide")
+            for rate in (0.1, 0.5)
+            for replicate in range(3)
+        ]
+
+    def test_the_same_seed_gives_the_same_plan(self):
+        assert stand_in_study().plan(3) == stand_in_study().plan(3)
+        assert not set(addresses(stand_in_study().plan(3))) & set(addresses(stand_in_study().plan(4)))
+
+    def test_settings_reach_the_trials(self):
+        study = stand_in_study(
+            batch_size=4,
+            steps=9,
+            evaluation_batch_size=8,
+            optimizer="nesterov",
+            schedule="cosine",
+            curvature_examples=6,
+        )
+        for trial in (place.trial for place in study.plan(0)):
+            assert (trial.batch_size, trial.steps, trial.evaluation_batch_size) == (4, 9, 8)
+            assert (trial.optimizer, trial.schedule, trial.curvature_examples) == ("nesterov", "cosine", 6)
+
+    def test_an_arm_overrides_the_study_and_the_space_overrides_both(self):
+        arms = (Arm("plain"), Arm("other", {"features": 7}, {"momentum": 0.5, "learning_rate": 9.0, "warmup_steps": 3}))
+        plain, other = (p.trial for p in stand_in_study(arms=arms, points=1, replicates=1).plan(0))
+        assert plain.workload == StandIn()
+        assert plain.hyperparameters == {**HYPERPARAMETERS, "learning_rate": 0.1}
+        assert other.workload == StandIn(features=7)
+        assert other.hyperparameters == {**HYPERPARAMETERS, "learning_rate": 0.1, "momentum": 0.5, "warmup_steps": 3}
+
+    def test_evaluates_at_the_end_of_warmup_and_schedule(self):
+        arms = (Arm("plain"), Arm("warmed", {}, {"warmup_steps": 3}))
+        plain, warmed = (p.trial for p in stand_in_study(arms=arms, points=1, replicates=1).plan(0))
+        assert (plain.evaluation_steps, warmed.evaluation_steps) == ((20,), (23,))
+        assert (plain.total_steps, warmed.total_steps) == (20, 23)
+
+    def test_arms_of_a_replicate_share_its_seeds(self):
+        for place in stand_in_study().plan(5):
+            assert place.trial.seeds == derive_seeds(5, place.replicate)
+
+    def test_pilots_have_seeds_of_their_own(self):
+        for place in stand_in_study(pilot=True).plan(5):
+            assert place.trial.seeds == derive_seeds(5, place.replicate, pilot=True)
+
+    def test_init_shift_changes_the_init_seed_alone(self):
+        arms = (Arm("plain"), Arm("shifted", init_shift=100))
+        plain, shifted = (p.trial for p in stand_in_study(arms=arms, points=1, replicates=1).plan(5))
+        assert {purpose for purpose in PURPOSES if plain.seeds[purpose] != shifted.seeds[purpose]} == {"init"}
+        assert shifted.seeds["init"] == derive_seeds(5, 100)["init"]
+
+    @pytest.mark.parametrize(("sampler", "points"), [("grid", (1, 2)), ("halton", (3, 5)), ("random", (1, 4))])
+    def test_more_points_and_replicates_keep_the_earlier_trials(self, sampler, points):
+        space = Space([Hyperparameter("learning_rate", 0.01, 1, "log")])
+        changes = {"sampler": sampler, "sampler_seed": 3, **({} if sampler == "grid" else {"space": space})}
+        fewer, more = (stand_in_study(points=n, replicates=n, **changes).plan(0) for n in points)
+        later = dict(zip([(p.arm, a) for p, a in zip(more, addresses(more), strict=True)], more, strict=True))
+        for place, address in zip(fewer, addresses(fewer), strict=True):
+            assert later[place.arm, address] == place
+        assert len(later) == 2 * points[1] ** 2
+
+    def test_an_unknown_field_of_an_arm_is_refused(self):
+        with pytest.raises(ConfigurationError, match="unknown field 'feature' of stand_in: did you mean 'features'"):
+            stand_in_study(arms=(Arm("odd", {"feature": 3}),)).plan(0)
+
+
+class TestTrial:
+    CHANGED = {  # noqa: RUF012
+        "workload": StandIn(examples=51),
+        "batch_size": 9,
+        "steps": 21,
+        "evaluation_steps": (10, 20),
+        "evaluation_batch_size": 17,
+        "optimizer": "nesterov",
+        "schedule": "linear",
+        "hyperparameters": {**HYPERPARAMETERS, "momentum": 0.8},
+        "seeds": derive_seeds(0, 1),
+        "curvature_examples": 4,
+    }
+
+    @pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Trial)])
+    def test_every_field_changes_the_address(self, field):
+        assert stand_in_trial(**{field: self.CHANGED[field]}).address() != stand_in_trial().address()
+
+    @pytest.mark.parametrize("name", HYPERPARAMETERS)
+    def test_every_hyperparameter_changes_the_address(self, name):
+        changed = {**HYPERPARAMETERS, name: HYPERPARAMETERS[name] + 1}
+        assert stand_in_trial(hyperparameters=changed).address() != stand_in_trial().address()
+
+    @pytest.mark.parametrize("purpose", PURPOSES)
+    def test_every_seed_changes_the_address(self, purpose):
+        seeds = derive_seeds(0, 0)
+        changed = {**seeds, purpose: seeds[purpose] + 1}
+        assert stand_in_trial(seeds=changed).address() != stand_in_trial().address()
+
+    def test_the_name_of_the_workload_changes_the_address(self):
+        class Other(StandIn):
+            name = "other"
+
+        assert stand_in_trial(workload=Other()).address() != stand_in_trial().address()
+
+    def test_the_order_of_names_plays_no_part(self):
+        trial = stand_in_trial()
+        turned = stand_in_trial(
+            hyperparameters=dict(reversed(trial.hyperparameters.items())), seeds=dict(reversed(trial.seeds.items()))
+        )
+        assert list(turned.seeds) != list(trial.seeds)
+        assert turned.address() == trial.address()
+
+    def test_pinned_address(self):
+        """Stores of earlier versions are resumed by address."""
+        assert stand_in_trial().address() == "338d29e583116866e41253afa6bf572e58b963266731936d9bec043810e79f55"
+
+    def test_the_specification_is_plain_data(self):
+        specification = stand_in_trial().specification()
+        assert json.loads(json.dumps(specification)) == specification
+        assert set(specification) == {field.name for field in dataclasses.fields(Trial)}
+        assert specification["workload"] == {"name": "stand_in", "features": 4, "examples": 48}
+
+    @pytest.mark.parametrize(
+        ("field", "same_group"),
+        [
+            ("workload", False),
+            ("batch_size", False),
+            ("evaluation_batch_size", False),
+            ("optimizer", False),
+            ("steps", True),
+            ("evaluation_steps", True),
+            ("schedule", True),
+            ("hyperparameters", True),
+            ("seeds", True),
+            ("curvature_examples", True),
+        ],
+    )
+    def test_only_what_changes_programs_changes_the_compile_group(self, field, same_group):
+        changed = stand_in_trial(**{field: self.CHANGED[field]})
+        assert (changed.compile_group() == stand_in_trial().compile_group()) == same_group
+
+    @pytest.mark.parametrize(
+        ("field", "value", "message"),
+        [
+            ("optimizer", "adam", "optimizer 'adam': expected one of heavy_ball, nesterov"),
+            ("schedule", "step", "schedule 'step': expected one of constant, linear, cosine"),
+            ("batch_size", 0, "batch_size 0, steps 20: expected at least 1"),
+            ("steps", 0, "batch_size 8, steps 0: expected at least 1"),
+        ],
+    )
+    def test_bad_values_are_refused(self, field, value, message):
+        with pytest.raises(InputError, match=f"^{message}$"):
+            stand_in_trial(**{field: value})
+
+
+class TestIdentity:
+    def test_says_what_the_studies_are(self):
+        found = identity(stand_in_study().plan(0))
+        assert set(found) == {"studies", "trials", "data", "source", "jax"}
+        assert set(found["studies"]) == {"rates/narrow", "rates/wide"}
+        wide = found["studies"]["rates/wide"]
+        assert (wide["workload.features"], wide["learning_rate"], wide["replicate"]) == (5, [0.1, 0.5], [0, 1, 2])
+        assert found["data"] == {"synthetic": "0" * 64}
+        assert json.loads(json.dumps(found)) == found
+
+    def test_equal_plans_are_equal(self):
+        assert identity(stand_in_study().plan(0)) == identity(stand_in_study().plan(0))
+
+    @pytest.mark.parametrize(
+        ("changes", "seed", "message"),
+        [
+            ({"batch_size": 9}, 0, "studies.rates/narrow.batch_size was 8, is now 9"),
+            ({"workload": StandIn(examples=51)}, 0, "studies.rates/narrow.workload.examples was 48, is now 51"),
+            ({"replicates": 4}, 0, "studies.rates/narrow.replicate was [0,1,2], is now [0,1,2,3]"),
+            ({"points": 1}, 0, "studies.rates/narrow.learning_rate was [0.1,0.5], is now 0.1"),
+            ({"schedule": "linear"}, 0, 'studies.rates/narrow.schedule was "constant", is now "linear"'),
+            ({"name": "others"}, 0, "studies.others/narrow is new"),
+            ({"arms": (Arm("narrow"),)}, 0, "studies.rates/wide is gone"),
+        ],
+    )
+    def test_the_difference_names_path_old_and_new_value(self, changes, seed, message):
+        found, wanted = (identity(study.plan(seed)) for study in (stand_in_study(), stand_in_study(**changes)))
+        assert difference(found, wanted) == message
+
+    @pytest.mark.parametrize("changes", [{"pilot": True}, {"arms": (Arm("wide", {"features": 5}), Arm("narrow"))}])
+    def test_seeds_and_order_of_trials_count(self, changes):
+        found, wanted = (identity(study.plan(0)) for study in (stand_in_study(), stand_in_study(**changes)))
+        assert difference(found, wanted).startswith("trials was ")
+
+    def test_no_difference(self):
+        assert difference({"a": [1, {"b": None}]}, {"a": [1, {"b": None}]}) is None
+
+    def test_long_values_are_cut(self):
+        message = difference({"a": "x" * 100}, {"a": list(range(100))})
+        assert message == f'a was "{"x" * 36}..., is now [0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,1...'[: len(message)]
+        assert len(message) < 110
+
+
+class TestSourceHash:
+    @pytest.fixture
+    def copies(self, tmp_path, monkeypatch):
+        """Copies of both packages that a test may change."""
+        for package in (workloads, harness.training):
+            copy = tmp_path / package.__name__
+            shutil.copytree(Path(package.__path__[0]), copy, ignore=shutil.ignore_patterns("__pycache__"))
+            monkeypatch.setattr(package, "__path__", [str(copy)])
+        return SimpleNamespace(workloads=tmp_path / "workloads", training=tmp_path / "harness.training")
+
+    def test_a_copy_elsewhere_has_the_same_hash(self, copies, monkeypatch):
+        copied = source_hash()
+        monkeypatch.undo()
+        assert source_hash() == copied
+
+    @pytest.mark.parametrize("name", ["test_new.py", "bench_new.py", "conftest.py", "contract.py", "notes.md"])
+    @pytest.mark.parametrize("folder", ["workloads", "training"])
+    def test_tests_and_benchmarks_do_not_count(self, copies, folder, name):
+        before = source_hash()
+        path = getattr(copies, folder) / name
+        path.write_text("changed = 1\n")
+        assert source_hash() == before
+
+    @pytest.mark.parametrize("name", ["wide_resnet/model.py", "data/mnist5k.py", "workload.py"])
+    def test_sources_of_workloads_count(self, copies, name):
+        before = source_hash()
+        with (copies.workloads / name).open("a") as file:
+            file.write("# changed\n")
+        assert source_hash() != before
+
+    @pytest.mark.parametrize("change", [lambda p: p.unlink(), lambda p: p.rename(p.with_name("other.py"))])
+    def test_files_that_go_or_are_renamed_count(self, copies, change):
+        before = source_hash()
+        change(copies.training / "schedule.py")
+        assert source_hash() != before
+
+    def test_line_ends_do_not_count(self, copies):
+        before = source_hash()
+        path = copies.training / "schedule.py"
+        path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+        assert source_hash() == before
