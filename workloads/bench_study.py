@@ -14,7 +14,7 @@ import sys
 import pytest
 
 HARNESS_TRIALS = 40
-LOOP_TRIALS = 4
+LOOP_TRIALS = 2
 
 _HARNESS = """
 import sys
