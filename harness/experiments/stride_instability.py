@@ -12,7 +12,8 @@ What differs at `laptop`: Wide ResNet 10-1 instead of 28-10, 8x8 `mnist5k` inste
 of a constant rate with heavy ball instead of about 14,600 steps of Nesterov and cosine decay, 50 steps of warmup
 instead of 1,000. Errors are on held-out examples, as the figure's test error; nothing was selected on them.
 
-Settings were found on pilot seeds, which no verdict uses, but for two numbers of seeds (see `_Settings`): see `harness.analysis.instability` for what a spike is, and
+Settings were found on pilot seeds, which no verdict uses, but for two numbers of seeds, named in `_Settings`: see
+`harness.analysis.instability` for what a spike is, and
 `_SETTINGS` for the rates and deltas.
 """
 
@@ -60,9 +61,10 @@ class _Settings:
       replicates: paired seeds of the claims on spikes.
       low_replicates: paired seeds of the low-rate claim; by the pilot's spread .0098 of the differences, 13 give a
         power of .95 against no difference, 18 at the first step of Holm's correction.
-      warmup_replicates: paired seeds of the warmup claim. The pilot's spread of the differences, .022, asks for 16 for a
-        power of .95; 28 is for a spread of .030, which was seen at experiment seeds 0 and 1 after 12 replicates had left
-        seed 1 undecided. So this number, and `low_replicates`, are not from pilots alone; seeds 0 and 1 are not fresh.
+      warmup_replicates: paired seeds of the warmup claim. The pilot's spread of the differences, .022, asks for 16 for
+        a power of .95; 28 is for a spread of .030, which was seen at experiment seeds 0 and 1 after 12 replicates had
+        left seed 1 undecided. So this number and `low_replicates` are not from pilots alone; seeds 0 and 1 are not
+        fresh.
       drawn_replicates: seeds of the rates that are only drawn.
       control_replicates: paired seeds of the control, which has to show equality.
       curvature_examples: batch of the sharpness.
