@@ -56,7 +56,9 @@ def reproduce(
     out: Annotated[Path, typer.Option(help="Folder of all results.")] = Path("results"),
     seed: Annotated[int, typer.Option(help="Seed of the experiment.")] = 0,
     jobs: Annotated[int | None, typer.Option(help="Worker processes; one per CPU core if left out.")] = None,
-    executor: Annotated[str, typer.Option(help="How trials are run.")] = "processes",
+    executor: Annotated[
+        str | None, typer.Option(help="processes or lanes; by workload and backend if left out.", show_default=False)
+    ] = None,
     control: Annotated[bool, typer.Option("--control", help="Run with the cause removed.")] = False,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="K=V", help="Override a field of the workload.")

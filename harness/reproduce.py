@@ -17,11 +17,11 @@ from harness.experiments.verdict import judge
 from harness.records import InputError, TrialRecord, Verdict, did_you_mean
 from harness.studies.fingerprint import fingerprint
 from harness.studies.identity import identity
+from harness.studies.packing import Packing
+from harness.studies.policy import EXECUTORS
 from harness.studies.processes import run_trials
 from harness.studies.store import Store, locked_folder, move_aside
 from workloads.workload import ConfigurationError, DataError
-
-EXECUTORS = ("processes",)
 
 
 def reproduce(
@@ -30,7 +30,7 @@ def reproduce(
     out: Path,
     seed: int,
     jobs: int,
-    executor: str,
+    executor: str | None,
     control: bool,
     overrides: Mapping[str, str],
     fresh: bool,
@@ -46,7 +46,7 @@ def reproduce(
       out: the folder of all results.
       seed: of the experiment, at least 0.
       jobs: number of worker processes, at least 1.
-      executor: one of `EXECUTORS`.
+      executor: one of `EXECUTORS`, or None for the policy's, see `harness.studies.policy`.
       control: run it with its cause removed.
       overrides: workload field to value.
       fresh: move older results of the folder aside.
@@ -60,7 +60,7 @@ def reproduce(
     Raises:
       InputError: bad input, see the message.
     """
-    for name, value, known in (("scale", scale, SCALES), ("executor", executor, EXECUTORS)):
+    for name, value, known in (("scale", scale, SCALES), ("executor", executor or EXECUTORS[0], EXECUTORS)):
         if value not in known:
             raise InputError(f"unknown {name} {value!r}{did_you_mean(value, known)}; known: {', '.join(known)}")
     if jobs < 1:
@@ -80,9 +80,10 @@ def reproduce(
             on_notice(f"older results moved to {aside}")
         store = Store(folder, wanted)
         try:
-            _run_missing(store, planned, jobs, on_progress)
+            _run_missing(store, planned, jobs, executor, on_progress)
             records = store.records(planned)
             facts = {name: store.fact(name) for name in ("seconds", "device", "compilations")}
+            packings = _packings(store)
         finally:
             store.close()
         verdicts = judge(experiment.judge(records, scale, control)) if scale != "smoke" else []
@@ -93,7 +94,10 @@ def reproduce(
             "commit": _commit(),
             "versions": {name: importlib.metadata.version(name) for name in ("jax", "flax", "optax", "numpy", "scipy")},
             "device": facts["device"],
-            "executor": executor,
+            "packing": {
+                group: {"executor": packing.executor, "lanes": packing.lanes, "chunk": packing.chunk}
+                for group, packing in packings.items()
+            },
             "compilations": json.loads(facts["compilations"] or "{}"),
             "source": wanted["source"],
             "data": wanted["data"],
@@ -119,34 +123,58 @@ def exit_status(result: Mapping[str, Any]) -> int:
     return 1 if "contradicted" in verdicts else 3 if "inconclusive" in verdicts else 0
 
 
-def _run_missing(store: Store, planned: Sequence, jobs: int, on_progress: Callable[[int, int, int], None]) -> None:
+def _packings(store: Store) -> dict[str, Packing]:
+    """How the compile groups that were begun are packed."""
+    recorded = json.loads(store.fact("packings") or "{}")
+    return {
+        group: Packing(executor, lanes, chunk, tuple(tuple(addresses) for addresses in packs))
+        for group, (executor, lanes, chunk, packs) in recorded.items()
+    }
+
+
+def _run_missing(
+    store: Store,
+    planned: Sequence,
+    jobs: int,
+    executor: str | None,
+    on_progress: Callable[[int, int, int], None],
+) -> None:
     trials = {place.trial.address(): place.trial for place in planned}
     finished = store.finished()
-    infeasible = len(store.infeasible())
-    done = len(finished)
-    missing = [trial for address, trial in trials.items() if address not in finished]
-    on_progress(done, infeasible, len(trials))
-    if not missing:
+    infeasible = store.infeasible()
+    packings = _packings(store)
+    for packing in packings.values():
+        if executor not in (None, packing.executor):
+            raise InputError(
+                f"results here come from the executor {packing.executor!r}, not {executor!r}, and bits may differ; "
+                f"leave --executor out, --fresh moves them aside, or choose another --out"
+            )
+    on_progress(len(finished), len(infeasible), len(trials))
+    if finished.issuperset(trials):
         return
     spent = float(store.fact("seconds") or 0)
     compilations = json.loads(store.fact("compilations") or "{}")
     begin = time.monotonic()
 
-    def on_compiled(group: str, count: int, device: str) -> None:
+    def on_started(machine) -> None:
         before = store.fact("device")
-        if before is not None and before != device:
+        if before is not None and before != machine.device:
             raise InputError(
-                f"results here come from {before}, this machine is {device}, and their bits may differ; "
+                f"results here come from {before}, this machine is {machine.device}, and their bits may differ; "
                 "--fresh moves them aside, or choose another --out"
             )
-        store.record_fact("device", device)
+        store.record_fact("device", machine.device)
+
+    def on_compiled(group: str, count: int, packing: Packing) -> None:
+        packings[group] = packing
+        store.record_fact("packings", json.dumps(packings))
         compilations[group] = compilations.get(group, 0) + count
         store.record_fact("compilations", json.dumps(compilations))
 
     def on_finished(trial, outcome) -> None:
-        nonlocal done, infeasible
+        address = trial.address()
         store.add(
-            trial.address(),
+            address,
             trial.specification(),
             outcome.status,
             outcome.reason,
@@ -155,11 +183,21 @@ def _run_missing(store: Store, planned: Sequence, jobs: int, on_progress: Callab
             outcome.timings,
         )
         store.record_fact("seconds", repr(spent + time.monotonic() - begin))
-        done += 1
-        infeasible += outcome.status == "infeasible"
-        on_progress(done, infeasible, len(trials))
+        finished.add(address)
+        if outcome.status == "infeasible":
+            infeasible.add(address)
+        on_progress(len(finished), len(infeasible), len(trials))
 
-    run_trials(missing, jobs, on_compiled, on_finished)
+    run_trials(
+        list(trials.values()),
+        jobs,
+        on_started,
+        on_compiled,
+        on_finished,
+        executor=executor,
+        finished=frozenset(finished),
+        packings=packings,
+    )
 
 
 def _result(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from harness.records import InputError
-from harness.studies.processes import TRIES, EnvironmentFailure
+from harness.studies.processes import TRIES, EnvironmentFailure, run_trials
 from tests.stand_in import FOLDER, PROGRAMS, StandIn, calls, stand_in_trial
 
 NARROW = [stand_in_trial(replicate, rate) for rate in (0.1, 0.5) for replicate in range(2)]
@@ -21,27 +21,29 @@ def bits(outcome):
 
 
 class ExecutorContract:
-    """Subclasses give `execute(trials, jobs, on_compiled, on_finished)`; the two whole runs are shared by the tests."""
+    """Subclasses name the executor; the two whole runs are shared by the tests."""
 
-    @staticmethod
-    def execute(trials, jobs, on_compiled, on_finished):
-        raise NotImplementedError
+    executor: str
 
     @classmethod
-    def run(cls, trials, jobs=1, on_finished=lambda trial: None):
+    def run(cls, trials, jobs=1, on_finished=lambda trial: None, **begun):
         """Runs trials; gives the outcomes, (address, outcome) in the order of finishing, and what was compiled."""
-        finished, compiled = [], []
+        finished, compiled, machines = [], [], []
 
         def note(trial, outcome):
             finished.append((trial.address(), outcome))
             on_finished(trial)
 
-        cls.execute(trials, jobs, lambda *fact: compiled.append(fact), note)
+        def note_group(*fact):
+            compiled.append(fact)
+
+        run_trials(trials, jobs, machines.append, note_group, note, executor=cls.executor, **begun)
         return SimpleNamespace(
             addresses=[address for address, _ in finished],
             bits={address: bits(outcome) for address, outcome in finished},
             outcomes=[outcome for _, outcome in finished],
             compiled=compiled,
+            machines=machines,
         )
 
     @pytest.fixture(scope="class")
@@ -94,25 +96,38 @@ class ExecutorContract:
         groups = [group for group, _, _ in first.compiled]
         assert sorted(groups) == sorted({trial.compile_group() for trial in TRIALS})
         assert [count for _, count, _ in first.compiled] == [PROGRAMS] * 2
-        assert all(device for _, _, device in first.compiled)
+
+    def test_the_machine_is_named_once(self, second):
+        (machine,) = second.machines
+        assert machine.backend == "cpu"
+        assert machine.device
+        assert machine.memory > 2**28
+
+    def test_every_trial_is_in_one_pack(self, first):
+        for group, _, packing in first.compiled:
+            expected = [trial.address() for trial in TRIALS if trial.compile_group() == group]
+            assert [address for pack in packing.packs for address in pack] == expected
+            assert max(map(len, packing.packs)) <= packing.lanes
+            assert packing.executor == self.executor
+
+    def test_finished_trials_are_left_out(self, first):
+        """All but one of a group; whatever shared a pack with it is run again, with the same bits."""
+        finished = {trial.address() for trial in TRIALS} - {WIDE[0].address()}
+        run = self.run(TRIALS, finished=finished, packings={group: packing for group, _, packing in first.compiled})
+        assert WIDE[0].address() in run.addresses
+        assert set(run.addresses) <= {trial.address() for trial in WIDE}
+        assert run.bits == {address: first.bits[address] for address in run.bits}
 
     def test_a_second_run_compiles_nothing_anew(self, second):
         assert [count for _, count, _ in second.compiled] == [0, 0]
-
-    def test_an_outcome_is_reported_as_soon_as_its_trial_ends(self, faults):
-        """The second trial is held until the first was reported."""
-        held = faults / f"hold-{NARROW[1].seeds['split']}"
-        held.touch()
-        run = self.run(NARROW[:2], on_finished=lambda trial: held.unlink(missing_ok=True))
-        assert len(run.addresses) == 2
 
     def test_a_killed_worker_is_replaced_and_its_trial_repeated(self, faults, first):
         """It dies as it compiles and, replaced, dies in mid-trial."""
         for trial in NARROW[:2]:
             (faults / f"kill-{trial.seeds['split']}").touch()
-        run = self.run(NARROW[:2])
+        run = self.run(NARROW)
         assert not list(faults.glob("kill-*"))
-        assert sorted(run.addresses) == sorted(trial.address() for trial in NARROW[:2])
+        assert sorted(run.addresses) == sorted(trial.address() for trial in NARROW)
         assert len({call["pid"] for call in calls(faults)}) == 3
         assert run.bits == {address: first.bits[address] for address in run.bits}
 

@@ -1,18 +1,27 @@
 import multiprocessing
 import os
 import tempfile
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from harness.studies.processes import available_cores, run_trials
+from harness.studies.processes import available_cores
 from harness.training.compilation_cache import link_finished, publish, shared_folder
-from tests.executor_contract import NARROW, ExecutorContract
-from tests.stand_in import PROGRAMS
+from tests.executor_contract import NARROW, WIDE, ExecutorContract
+from tests.stand_in import PROGRAMS, stand_in_trial
 
 
 class TestProcesses(ExecutorContract):
-    execute = staticmethod(run_trials)
+    executor = "processes"
+
+    def test_an_outcome_is_reported_as_soon_as_its_trial_ends(self, faults):
+        """The second trial is held until the first was reported."""
+        held = faults / f"hold-{NARROW[1].seeds['split']}"
+        held.touch()
+        run = self.run(NARROW[:2], on_finished=lambda trial: held.unlink(missing_ok=True))
+        assert len(run.addresses) == 2
 
     def test_no_trial_runs_in_the_driver(self, first):
         assert first.calls
@@ -68,6 +77,37 @@ class TestProcesses(ExecutorContract):
 
     def test_nothing_to_do_starts_no_worker(self):
         assert self.run([]).addresses == []
+
+
+class TestLanes(ExecutorContract):
+    executor = "lanes"
+
+    def test_trials_of_a_group_share_packs(self, first):
+        assert sorted(len(packing.packs) for _, _, packing in first.compiled) == [1, 1]
+        assert sorted(packing.lanes for _, _, packing in first.compiled) == [len(WIDE), len(NARROW)]
+
+    def test_outcomes_are_those_of_processes_but_for_rounding(self, first):
+        alone = TestProcesses.run([*NARROW, *WIDE])
+        for address, (status, reason, results, curves) in alone.bits.items():
+            lane_status, lane_reason, lane_results, lane_curves = first.bits[address]
+            assert (lane_status, lane_reason) == (status, reason)
+            assert lane_curves.keys() == curves.keys()
+            floats = partial(np.frombuffer, dtype=np.float32)
+            np.testing.assert_allclose(floats(lane_results), floats(results), rtol=TOLERANCE)
+            for name, curve in curves.items():
+                np.testing.assert_allclose(floats(lane_curves[name]), floats(curve), rtol=TOLERANCE, err_msg=name)
+
+    def test_trials_of_other_lengths_never_share_a_pack(self, environment):
+        longer = stand_in_trial(5, steps=30, evaluation_steps=(30,))
+        run = self.run([*NARROW, longer])
+        ((_, _, packing),) = run.compiled
+        assert [len(pack) for pack in packing.packs] == [len(NARROW), 1]
+        lengths = {len(outcome.curves["train_loss"]) for outcome in run.outcomes}
+        assert lengths == {20, 30}
+
+
+TOLERANCE = 1e-3
+"""Of results between executors, relative: the float32 rounding of 20 steps, which training amplifies."""
 
 
 def test_available_cores():

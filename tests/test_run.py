@@ -1,22 +1,22 @@
 import dataclasses
-from functools import partial
 from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
-from harness.training import run
 from harness.training.batches import step_indices
-from harness.training.programs import CHUNK, CURVES, Programs, half_squared_kernels
-from harness.training.run import compile_programs, run_trial
+from harness.training.checkpoints import Checkpoints
+from harness.training.programs import CURVES, Programs, half_squared_kernels
+from harness.training.run import compile_programs, run_pack, run_trial
 from harness.training.trial import Trial, derive_seeds
+from workloads.contract import compile_quickly
+from workloads.cross_entropy import weighted_cross_entropy
 from workloads.workload import Splits, workload_scale
 
 FEATURES = 4
-QUICKLY = {"xla_backend_optimization_level": 1}  # halves compilation, as in harness.studies.worker
+CHUNK = Programs.__init__.__defaults__[1]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +25,7 @@ class Logistic:
 
     name: ClassVar[str] = "logistic"
     classes: ClassVar[int] = 3
+    objective: ClassVar[str] = "loss"
 
     examples: int = 50
 
@@ -43,14 +44,17 @@ class Logistic:
         kernel = jax.random.normal(key, (FEATURES, self.classes), jnp.float32)
         return {"head": {"kernel": kernel, "bias": jnp.ones(self.classes, jnp.float32)}}, {"steps": jnp.float32(0)}
 
-    def loss(self, parameters, state, batch, train, key):
-        logits = batch["image"] @ parameters["head"]["kernel"] + parameters["head"]["bias"]
-        weight = batch["weight"] / jnp.sum(batch["weight"])
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
-        error = jnp.sum((jnp.argmax(logits, axis=-1) != batch["label"]).astype(jnp.float32) * weight)
-        loss = jnp.sum(losses * weight)
-        state = {"steps": state["steps"] + 1} if train else state
-        return loss, ({"loss": loss, "error": error}, state)
+    def loss(self, parameters, state, batch, train, key, label_smoothing=0.0):
+        loss, metrics = weighted_cross_entropy(
+            self.logits(parameters, batch), batch["label"], batch["weight"], label_smoothing
+        )
+        return loss, (metrics, {"steps": state["steps"] + 1} if train else state)
+
+    def predictions(self, parameters, state, batch):
+        return jnp.argmax(self.logits(parameters, batch), axis=-1).astype(jnp.int32)
+
+    def logits(self, parameters, batch):
+        return batch["image"] @ parameters["head"]["kernel"] + parameters["head"]["bias"]
 
 
 BASE = Trial(
@@ -73,7 +77,8 @@ def vary(trial, **hyperparameters):
 def assert_same_bits(one, other, curves=(*CURVES, "learning_rate")):
     for name in curves:
         assert one.curves[name].tobytes() == other.curves[name].tobytes(), name
-    assert np.array_equal(list(one.results.values()), list(other.results.values()), equal_nan=True)
+    for name in ("sharpness", "final_error", "final_loss"):
+        assert np.array_equal(one.results[name], other.results[name], equal_nan=True)
     assert (one.status, one.reason) == (other.status, other.reason)
 
 
@@ -121,7 +126,7 @@ def by_numpy(trial):
 @pytest.fixture(scope="module")
 def programs():
     """Of the stand-in; compiled once."""
-    return Programs(Logistic(), "nesterov")
+    return Programs(BASE)
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +160,7 @@ def test_shape_of_an_outcome(outcome):
 
 def test_the_same_trial_gives_the_same_bits(programs, outcome):
     assert_same_bits(run_trial(programs, BASE), outcome)
-    assert_same_bits(run_trial(Programs(Logistic(), "nesterov"), BASE), outcome)
+    assert_same_bits(run_trial(Programs(BASE), BASE), outcome)
 
 
 def test_evaluations_on_the_way_change_nothing(programs, outcome):
@@ -166,9 +171,8 @@ def test_evaluations_on_the_way_change_nothing(programs, outcome):
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 25])
-def test_the_length_of_the_chunks_does_not_matter(monkeypatch, outcome, chunk):
-    monkeypatch.setattr(run, "CHUNK", chunk)
-    assert_same_bits(run_trial(Programs(Logistic(), "nesterov"), BASE), outcome)
+def test_the_length_of_the_chunks_does_not_matter(outcome, chunk):
+    assert_same_bits(run_trial(Programs(BASE, chunk=chunk), BASE), outcome)
 
 
 def test_trials_longer_than_a_chunk(programs):
@@ -254,8 +258,8 @@ def compilations():
 
 def test_hyperparameters_compile_nothing_anew(compilations):
     """Every program is compiled once, ahead of the trials, whatever their hyperparameters and seeds."""
-    programs = Programs(Logistic(), "heavy_ball")
     trial = dataclasses.replace(BASE, optimizer="heavy_ball", curvature_examples=9)
+    programs = Programs(trial)
     compile_programs(programs, trial)
     assert sorted(compilations) == ["jit(_evaluate)", "jit(_hessian_product)", "jit(_train)"]
     first, *others = [
@@ -285,8 +289,7 @@ def wide_resnet():
         hyperparameters=size.hyperparameters,
         seeds=derive_seeds(0, 0),
     )
-    programs = Programs(size.workload, "heavy_ball")
-    programs.train = jax.jit(programs._train, donate_argnums=0, compiler_options=QUICKLY)
+    programs = Programs(trial)
     return trial, programs, run_trial(programs, trial)
 
 
@@ -306,25 +309,15 @@ def test_wide_resnet_gives_the_same_bits_again(wide_resnet):
 
 def test_first_step_of_wide_resnet(wide_resnet):
     """The recorded numbers of step 1 are those of the workload at the initial state."""
-    trial, programs, result = wide_resnet
+    trial, _, result = wide_resnet
     weight_decay = np.float32(trial.hyperparameters["weight_decay"])
     data = trial.workload.data(trial.seeds["split"])
     rows = step_indices(trial.seeds["order"], len(data.train["label"]), trial.batch_size, 0, 1)[0]
     batch = {name: values[rows] for name, values in data.train.items()}
     batch["weight"] = np.ones(trial.batch_size, np.float32)
-    initial, _, _ = programs.train(
-        programs.blank_state(),
-        np.uint32(trial.seeds["init"]),
-        np.uint32(trial.seeds["dropout"]),
-        {name: np.float32(0) for name in ("momentum", "weight_decay")},
-        dict(data.train),
-        np.zeros((CHUNK, trial.batch_size), np.int32),
-        np.zeros(CHUNK, np.float32),
-        np.int32(0),
-        np.int32(0),
-    )
+    parameters, state = compile_quickly(trial.workload.initial)(jax.random.key(np.uint32(trial.seeds["init"])))
 
-    @partial(jax.jit, compiler_options=QUICKLY)
+    @compile_quickly
     def directly(parameters, state, batch):
         def objective(parameters):
             loss, _ = trial.workload.loss(parameters, state, batch, True, jax.random.key(0))
@@ -333,8 +326,157 @@ def test_first_step_of_wide_resnet(wide_resnet):
         (_, loss), gradients = jax.value_and_grad(objective, has_aux=True)(parameters)
         return loss, half_squared_kernels(parameters), jnp.sqrt(sum(jnp.vdot(g, g) for g in jax.tree.leaves(gradients)))
 
-    loss, kernels, norm = map(float, directly(initial.parameters, initial.model_state, batch))
+    loss, kernels, norm = map(float, directly(parameters, state, batch))
     first = {name: result.curves[name][0] for name in CURVES}
     assert first["train_loss"] == pytest.approx(loss, rel=1e-4)
     assert first["gradient_norm"] == pytest.approx(norm, rel=1e-3)
     assert first["train_objective"] - first["train_loss"] == pytest.approx(weight_decay * kernels, rel=1e-3)
+
+
+def test_clipping_records_the_unclipped_norm_and_the_clipped_share():
+    """At threshold 0.5: where it does not clip, nothing changes."""
+    clipped = vary(BASE, clip_threshold=0.5)
+    result = run_trial(Programs(clipped), clipped)
+    norms = result.curves["gradient_norm"]
+    assert norms.max() > 0.5 > norms.min()
+    np.testing.assert_array_equal(result.curves["clipped"], norms >= 0.5)
+    assert result.results["clipped_share"] == pytest.approx(np.mean(norms >= 0.5))
+    plain = run_trial(Programs(BASE), BASE)
+    assert norms[0] == pytest.approx(plain.curves["gradient_norm"][0], rel=1e-6)
+    loose = vary(BASE, clip_threshold=1e6)
+    unclipped = run_trial(Programs(clipped), loose)
+    np.testing.assert_allclose(unclipped.curves["train_loss"], plain.curves["train_loss"], rtol=1e-5)
+    assert unclipped.results["clipped_share"] == 0
+
+
+def test_the_average_is_evaluated_and_changes_no_training(outcome):
+    averaged = vary(BASE, averaging_decay=0.9)
+    programs = Programs(averaged)
+    result = run_trial(programs, averaged)
+    np.testing.assert_allclose(result.curves["train_loss"], outcome.curves["train_loss"], rtol=1e-5)
+    assert result.results["final_loss"] != pytest.approx(outcome.results["final_loss"], rel=1e-3)
+    current = run_trial(programs, vary(BASE, averaging_decay=0.0))
+    assert current.results["final_loss"] == pytest.approx(outcome.results["final_loss"], rel=1e-5)
+
+
+def test_label_smoothing_is_minimised_but_not_reported():
+    smoothed = vary(BASE, label_smoothing=0.2)
+    result = run_trial(Programs(smoothed), vary(smoothed, weight_decay=0.0))
+    assert np.all(result.curves["train_objective"] != result.curves["train_loss"])
+    assert result.results["final_loss"] > 0
+
+
+def test_predictions_give_the_final_error():
+    asked = dataclasses.replace(BASE, predictions=True)
+    result = run_trial(Programs(asked), asked)
+    labels = BASE.workload.data(BASE.seeds["split"]).validation["label"]
+    assert result.curves["prediction"].shape == labels.shape
+    assert result.results["final_error"] == pytest.approx(np.mean(result.curves["prediction"] != labels), rel=1e-6)
+
+
+def test_the_best_checkpoint_is_selected_in_retrospect(programs):
+    steps = (0, 5, 10, 15, 20, 25)
+    result = run_trial(programs, dataclasses.replace(vary(BASE, learning_rate=20.0), evaluation_steps=steps))
+    best = np.argmin(result.curves["evaluation_loss"])
+    assert best != len(steps) - 1
+    assert result.results["best_step"] == steps[best]
+    assert result.results["best_loss"] == result.curves["evaluation_loss"][best]
+    assert result.results["best_error"] == result.curves["evaluation_error"][best]
+
+
+OTHERS = [
+    dataclasses.replace(vary(BASE, learning_rate=rate), seeds=derive_seeds(0, replicate), predictions=True)
+    for replicate, rate in enumerate((0.3, 0.01, 1e30, 0.1))
+]
+
+
+def test_lanes_equal_one_at_a_time():
+    """Data, seeds and rates are each lane's own; one that diverges harms no other; one lane is left over."""
+    alone = Programs(OTHERS[0])
+    together = run_pack(Programs(OTHERS[0], lanes=5), OTHERS)
+    assert [outcome.status for outcome in together] == ["complete", "complete", "infeasible", "complete"]
+    for trial, outcome in zip(OTHERS, together, strict=True):
+        expected = run_trial(alone, trial)
+        assert outcome.reason == expected.reason
+        assert outcome.curves.keys() == expected.curves.keys()
+        assert outcome.results.keys() == expected.results.keys()
+        for name, curve in outcome.curves.items():
+            np.testing.assert_allclose(curve, expected.curves[name], rtol=1e-3, err_msg=name)
+
+
+def test_lanes_do_not_depend_on_their_neighbours():
+    programs = Programs(OTHERS[0], lanes=2)
+    first, second = run_pack(programs, OTHERS[:2])
+    for outcome, again in ((first, run_pack(programs, OTHERS[:1])[0]), (second, run_pack(programs, OTHERS[1:2])[0])):
+        np.testing.assert_allclose(outcome.curves["train_loss"], again.curves["train_loss"], rtol=1e-5)
+
+
+def test_a_pack_ends_when_no_lane_is_finite():
+    wild = [vary(trial, learning_rate=1e30, warmup_steps=0) for trial in OTHERS[:2]]
+    outcomes = run_pack(Programs(wild[0], lanes=2), [dataclasses.replace(t, evaluation_steps=(20,)) for t in wild])
+    for outcome in outcomes:
+        assert outcome.status == "infeasible"
+        assert len(outcome.curves["train_loss"]) < 20
+        assert "prediction" not in outcome.curves
+
+
+EVALUATED = dataclasses.replace(vary(BASE, averaging_decay=0.5, clip_threshold=0.5), evaluation_steps=(0, 5, 10, 25))
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.fixture
+def checkpoints(tmp_path):
+    """Opens the checkpoints of a trial, as often as asked."""
+    opened = []
+
+    def open_them(best=1):
+        opened.append(Checkpoints(tmp_path / "checkpoints", "loss", best))
+        return opened[-1]
+
+    yield open_them
+    for one in opened:
+        one.close()
+
+
+@pytest.mark.parametrize("killed_after", [5, 10])
+def test_a_resumed_trial_has_the_bits_of_an_undisturbed_one(checkpoints, monkeypatch, killed_after):
+    programs = Programs(EVALUATED)
+    whole = run_trial(programs, EVALUATED)
+    saving = checkpoints()
+    save = saving.save
+
+    def save_and_die(step, *content):
+        save(step, *content)
+        if step == killed_after:
+            raise Killed
+
+    monkeypatch.setattr(saving, "save", save_and_die)
+    with pytest.raises(Killed):
+        run_trial(programs, EVALUATED, saving)
+    saving.close()
+    resumed = checkpoints()
+    assert resumed.restore(programs.blank_state()).step == killed_after
+    outcome = run_trial(Programs(EVALUATED), EVALUATED, resumed)
+    assert_same_bits(outcome, whole, whole.curves)
+    assert outcome.results == pytest.approx(whole.results, nan_ok=True, abs=0)
+
+
+def test_the_last_and_the_best_checkpoints_are_kept(checkpoints):
+    trial = dataclasses.replace(vary(BASE, learning_rate=20.0), evaluation_steps=(5, 10, 15, 20, 25))
+    programs = Programs(trial)
+    kept = checkpoints(best=2)
+    outcome = run_trial(programs, trial, kept)
+    kept.close()
+    order = np.argsort(outcome.curves["evaluation_loss"], kind="stable")
+    best = {int(outcome.curves["evaluation_step"][i]) for i in order[:2]}
+    again = checkpoints()
+    assert set(again.steps()) == best | {25}
+    saved = again.restore(programs.blank_state(), int(outcome.results["best_step"]))
+    data = trial.workload.data(trial.seeds["split"]).validation
+    batch = {**data, "weight": np.ones(len(data["label"]), np.float32)}
+    parameters, state = jax.tree.map(lambda leaf: leaf[0], (saved.state.parameters, saved.state.model_state))
+    _, (metrics, _) = trial.workload.loss(parameters, state, batch, False, None)
+    assert float(metrics["loss"]) == pytest.approx(outcome.results["best_loss"], rel=1e-5)

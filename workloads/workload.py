@@ -46,6 +46,8 @@ class Workload(Protocol):
 
     name: typing.ClassVar[str]
     classes: int
+    objective: typing.ClassVar[str]
+    """`error` or `loss`: what of an evaluation is to be minimised."""
 
     def data_hashes(self) -> dict[str, str]:
         """Data set name to sha256 of its decoded content; raises `DataError` where a set cannot be found."""
@@ -57,7 +59,13 @@ class Workload(Protocol):
         """Gives (parameters, model state) as pytrees of float32, a function of the key alone."""
 
     def loss(
-        self, parameters: Any, state: Any, batch: Mapping[str, jax.Array], train: bool, key: jax.Array
+        self,
+        parameters: Any,
+        state: Any,
+        batch: Mapping[str, jax.Array],
+        train: bool,
+        key: jax.Array,
+        label_smoothing: jax.Array | float = 0.0,
     ) -> tuple[jax.Array, tuple[dict[str, jax.Array], Any]]:
         """Gives the loss of a weighted batch.
 
@@ -67,11 +75,15 @@ class Workload(Protocol):
           batch: the fields of `Splits`, and `weight`: (batch,) float32, 0 for padding.
           train: whether to use and update batch statistics, dropout and the like.
           key: randomness of this step.
+          label_smoothing: see `workloads.cross_entropy`.
 
         Returns:
-          The weighted mean loss, float32 (), and (metrics, new state); metrics are weighted means, float32 (), among
-          them `loss` and `error`.
+          What is minimised, a weighted mean, float32 (), and (metrics, new state); metrics are those of
+          `workloads.cross_entropy.weighted_cross_entropy`: `loss`, `error` and the `weight` that they are means over.
         """
+
+    def predictions(self, parameters: Any, state: Any, batch: Mapping[str, jax.Array]) -> jax.Array:
+        """Gives the most probable label of every example (or token), int32, shaped like the batch's labels."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +96,8 @@ class Scale:
       steps: training steps after warmup.
       evaluation_batch_size: examples per evaluation batch.
       hyperparameters: the workload's defaults, name to value.
+      optimizer: update rule that the defaults are for.
+      schedule: of the learning rate.
     """
 
     workload: Workload
@@ -91,6 +105,8 @@ class Scale:
     steps: int
     evaluation_batch_size: int
     hyperparameters: Mapping[str, float]
+    optimizer: str = "heavy_ball"
+    schedule: str = "constant"
 
 
 def workload_names() -> list[str]:
@@ -151,6 +167,9 @@ def check_at_least(field: str, value: Any, low: float) -> None:
 
 
 def _read(name: str, text: str, kind: Any) -> Any:
+    if kind is bool:  # which any text but the empty one would make true
+        check_choice(name, text, ("true", "false"))
+        return text == "true"
     try:
         if typing.get_origin(kind) is tuple:
             parts, kinds = text.strip("()").split(","), typing.get_args(kind)

@@ -1,4 +1,7 @@
-"""The `processes` executor: one trial per CPU core in spawned single-threaded workers."""
+"""Runs packs of trials in worker processes: one worker per CPU core, each on one thread, or one for an accelerator.
+
+Both executors run here: `processes` packs one trial each, `lanes` as many as its policy and the memory allow.
+"""
 
 from __future__ import annotations
 
@@ -9,33 +12,42 @@ import os
 import shutil
 import tempfile
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Mapping, Sequence
 from multiprocessing import connection
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from harness.records import InputError
-from harness.studies.worker import ENVIRONMENT, XLA_CPU_FLAGS, work
+from harness.studies.packing import Packing, alike, pack
+from harness.studies.policy import policy
+from harness.studies.worker import ENVIRONMENT, Machine, work
 from harness.training.trial import Trial
 
 if TYPE_CHECKING:
     from harness.training.run import Outcome
 
 TRIES = 3
-"""How often a trial that its environment broke (killed worker, out of memory) is started before giving up."""
+"""How often a pack that its environment broke (killed worker, out of memory) is started before giving up."""
 
 
 class EnvironmentFailure(Exception):
     """A trial failed again and again for reasons outside itself; finished trials are stored."""
 
 
+class _Request(NamedTuple):
+    kind: str  # start, compile or run
+    group: str = ""
+    addresses: tuple[str, ...] = ()
+
+
 @dataclasses.dataclass
 class _Worker:
     process: BaseProcess
     pipe: Connection
-    request: tuple[str, Trial] | None = None
+    started: bool = False
+    request: _Request | None = None
     groups: set[str] = dataclasses.field(default_factory=set)
 
 
@@ -45,107 +57,191 @@ def available_cores() -> int:
 
 
 def run_trials(
-    trials: Iterable[Trial],
+    trials: Sequence[Trial],
     jobs: int,
-    on_compiled: Callable[[str, int, str], None],
+    on_started: Callable[[Machine], None],
+    on_compiled: Callable[[str, int, Packing], None],
     on_finished: Callable[[Trial, Outcome], None],
+    executor: str | None = None,
+    finished: Collection[str] = (),
+    packings: Mapping[str, Packing] | None = None,
 ) -> None:
     """Runs trials in worker processes, each compile group's programs compiled by one worker before the others use them.
 
     Args:
-      trials: what to run; results do not depend on the order.
-      jobs: number of workers.
-      on_compiled: called with compile group, number of compilations and device, once a group.
+      trials: every trial that is planned, each once; results do not depend on the number of workers.
+      jobs: number of workers on CPU; an accelerator has one.
+      on_started: called once, with the machine.
+      on_compiled: called with compile group, number of compilations and packing, once a group.
       on_finished: called with each trial and its outcome, in the order of finishing, in this process.
+      executor: `processes` or `lanes`; None for what the policy says of each workload.
+      finished: addresses of trials that are not needed; a pack that holds others too is run again as a whole.
+      packings: of groups that were begun before.
 
     Raises:
       InputError: the data are missing or not the expected ones.
-      EnvironmentFailure: a trial failed `TRIES` times.
+      EnvironmentFailure: a pack failed `TRIES` times.
     """
-    groups: dict[str, deque[Trial]] = {}
-    for trial in trials:
-        groups.setdefault(trial.compile_group(), deque()).append(trial)
-    to_compile = deque(groups)
-    ready: dict[str, deque[Trial]] = {}
-    tries: dict[str, int] = {}
-    workers: list[_Worker] = []
-    remaining = sum(map(len, groups.values()))
-    folder = Path(tempfile.mkdtemp(prefix="playbook-"))
+    pool = _Pool(trials, jobs, on_started, on_compiled, on_finished, executor, set(finished), dict(packings or {}))
+    pool.run()
 
-    def next_request(worker: _Worker) -> tuple[str, Trial] | None:
-        if to_compile:
-            # A trial that measures curvature compiles that program too.
-            group = to_compile.popleft()
-            request = "compile", max(groups[group], key=lambda trial: trial.curvature_examples)
+
+class _Pool:
+    """The workers, and what is left for them to do."""
+
+    def __init__(
+        self,
+        trials: Sequence[Trial],
+        jobs: int,
+        on_started: Callable[[Machine], None],
+        on_compiled: Callable[[str, int, Packing], None],
+        on_finished: Callable[[Trial, Outcome], None],
+        executor: str | None,
+        finished: set[str],
+        packings: dict[str, Packing],
+    ):
+        self._jobs = jobs
+        self._on_started, self._on_compiled, self._on_finished = on_started, on_compiled, on_finished
+        self._executor = executor
+        self._finished = finished
+        self._packings = packings
+        self._trials = {trial.address(): trial for trial in trials}
+        groups: dict[str, list[Trial]] = {}
+        for trial in trials:
+            groups.setdefault(trial.compile_group(), []).append(trial)
+        missing = {group for group, members in groups.items() if any(t.address() not in finished for t in members)}
+        self._groups = {group: members for group, members in groups.items() if group in missing}
+        self._to_compile = deque(self._groups)
+        self._unpacked = set(self._groups)
+        self._ready: dict[str, deque[_Request]] = {}
+        self._tries: dict[_Request, int] = {}
+        self._workers: list[_Worker] = []
+        self._machine: Machine | None = None
+        self._folder = Path(tempfile.mkdtemp(prefix="playbook-"))
+
+    def run(self) -> None:
+        """Runs until nothing is left."""
+        try:
+            while work_left := self._work_left():
+                # The first worker finds out what machine this is.
+                wanted = 1 if self._machine is None else min(self._most_workers(), work_left)
+                while len(self._workers) < wanted:
+                    self._workers.append(_start_worker(self._folder, self._machine))
+                for worker in self._workers:
+                    if worker.started and worker.request is None and (request := self._next(worker)) is not None:
+                        worker.request = request
+                        with contextlib.suppress(OSError):  # a worker that is gone is found out by `_take_in`
+                            worker.pipe.send((request.kind, self._content(request)))
+                busy = {w.pipe: w for w in self._workers if w.request is not None or not w.started}
+                for pipe in connection.wait(list(busy)):
+                    self._take_in(busy[pipe])
+        finally:
+            for worker in self._workers:
+                worker.process.kill()
+            for worker in self._workers:
+                worker.process.join()
+                worker.pipe.close()
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _work_left(self) -> int:
+        """At least 1 while there is any: packs that wait or run, and the trials of groups that are not packed yet."""
+        running = sum(worker.request is not None and worker.request.kind == "run" for worker in self._workers)
+        unpacked = sum(len(self._groups[group]) for group in self._unpacked)
+        return unpacked + sum(map(len, self._ready.values())) + running
+
+    def _most_workers(self) -> int:
+        return self._jobs if self._machine.backend == "cpu" else 1
+
+    def _next(self, worker: _Worker) -> _Request | None:
+        if self._to_compile:
+            # A trial that measures curvature compiles that program too, and one that predicts, that.
+            group = self._to_compile.popleft()
+            chosen = max(self._groups[group], key=lambda t: (t.curvature_examples > 0, t.predictions))
+            request = _Request("compile", group, (chosen.address(),))
         else:
-            waiting = [group for group, trials in ready.items() if trials]
+            waiting = [group for group, requests in self._ready.items() if requests]
             if not waiting:
                 return None
             # A worker stays with the groups it has loaded: loading one takes as long as a few trials.
-            group = max(waiting, key=lambda group: (group in worker.groups, len(ready[group])))
-            request = "run", ready[group].popleft()
+            group = max(waiting, key=lambda group: (group in worker.groups, len(self._ready[group])))
+            request = self._ready[group].popleft()
         worker.groups.add(group)
         return request
 
-    def give_back(request: tuple[str, Trial], why: str) -> None:
-        kind, trial = request
-        key = kind + trial.address()
-        tries[key] = tries.get(key, 0) + 1
-        if tries[key] >= TRIES:
-            raise EnvironmentFailure(f"a trial failed {TRIES} times, finished trials are kept: {why}")
-        if kind == "compile":
-            to_compile.appendleft(trial.compile_group())
+    def _content(self, request: _Request) -> tuple[Any, ...]:
+        packing = self._packings.get(request.group)
+        trials = [self._trials[address] for address in request.addresses]
+        if request.kind == "run":
+            return trials, packing.lanes, packing.chunk
+        if packing is not None:
+            lanes, chunk = packing.lanes, packing.chunk
         else:
-            ready[trial.compile_group()].appendleft(trial)
+            chosen = policy(trials[0].workload.name, self._machine.backend)
+            most = max(map(len, alike(self._groups[request.group])))
+            lanes = min(chosen.lanes, most) if (self._executor or chosen.executor) == "lanes" else 1
+            chunk = chosen.chunk
+        return trials[0], lanes, chunk, self._machine.memory // self._most_workers()
 
-    def take_in(worker: _Worker) -> None:
-        nonlocal remaining
+    def _take_in(self, worker: _Worker) -> None:
         request, worker.request = worker.request, None
-        trial = request[1]
         try:
             answer, content = worker.pipe.recv()
         except (EOFError, ConnectionResetError):
-            workers.remove(worker)
+            self._workers.remove(worker)
             worker.process.join()
-            return give_back(request, f"a worker ended with exit code {worker.process.exitcode}")
-        if answer == "bad_input":
+            self._give_back(request, f"a worker ended with exit code {worker.process.exitcode}")
+            return
+        if answer == "started":
+            self._take_in_start(worker, content)
+        elif answer == "bad_input":
             raise InputError(content)
-        if answer == "failed":
-            return give_back(request, content)
-        if answer == "compiled":
-            on_compiled(trial.compile_group(), *content)
-            ready[trial.compile_group()] = groups[trial.compile_group()]
+        elif answer == "failed":
+            self._give_back(request, content)
+        elif answer == "compiled":
+            self._take_in_group(request.group, *content)
         else:
-            remaining -= 1
-            on_finished(trial, content)
-        return None
+            for address, outcome in zip(request.addresses, content, strict=True):
+                self._on_finished(self._trials[address], outcome)
 
-    try:
-        while remaining:
-            while len(workers) < min(jobs, remaining):
-                workers.append(_start_worker(folder))
-            for worker in workers:
-                if worker.request is None and (request := next_request(worker)) is not None:
-                    worker.request = request
-                    with contextlib.suppress(OSError):  # a worker that is gone is found out by `take_in`
-                        worker.pipe.send(request)
-            busy = {worker.pipe: worker for worker in workers if worker.request is not None}
-            for pipe in connection.wait(list(busy)):
-                take_in(busy[pipe])
-    finally:
-        for worker in workers:
-            worker.process.kill()
-        for worker in workers:
-            worker.process.join()
-            worker.pipe.close()
-        shutil.rmtree(folder, ignore_errors=True)
+    def _take_in_start(self, worker: _Worker, machine: Machine) -> None:
+        worker.started = True
+        if self._machine is None:
+            self._machine = machine
+            self._on_started(machine)
+            if machine.backend != "cpu":
+                # It was started on one thread, which an accelerator's compiler and input must not be.
+                self._workers.remove(worker)
+                worker.process.kill()
+                worker.process.join()
+
+    def _take_in_group(self, group: str, compilations: int, lanes: int) -> None:
+        members = self._groups[group]
+        if group not in self._packings:
+            chosen = policy(members[0].workload.name, self._machine.backend)
+            self._packings[group] = pack(members, self._executor or chosen.executor, lanes, chosen.chunk)
+        self._unpacked.discard(group)
+        packing = self._packings[group]
+        self._on_compiled(group, compilations, packing)
+        self._ready[group] = deque(
+            _Request("run", group, addresses) for addresses in packing.packs if not self._finished.issuperset(addresses)
+        )
+
+    def _give_back(self, request: _Request | None, why: str) -> None:
+        key = request or _Request("start")
+        self._tries[key] = self._tries.get(key, 0) + 1
+        if self._tries[key] >= TRIES:
+            raise EnvironmentFailure(f"a trial failed {TRIES} times, finished trials are kept: {why}")
+        if key.kind == "compile":
+            self._to_compile.appendleft(key.group)
+        elif key.kind == "run":
+            self._ready[key.group].appendleft(key)
 
 
-def _start_worker(folder: Path) -> _Worker:
+def _start_worker(folder: Path, machine: Machine | None) -> _Worker:
     ours, theirs = multiprocessing.Pipe()
     before = dict(os.environ)
-    os.environ.update(ENVIRONMENT)
-    os.environ["XLA_FLAGS"] = f"{XLA_CPU_FLAGS} {before.get('XLA_FLAGS', '')}".strip()
+    if machine is None or machine.backend == "cpu":
+        os.environ.update(ENVIRONMENT)
     try:
         process = multiprocessing.get_context("spawn").Process(target=work, args=(theirs, folder), daemon=True)
         process.start()

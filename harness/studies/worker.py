@@ -1,4 +1,4 @@
-"""What a worker process does: compile groups and run trials for its driver, and die with it."""
+"""What a worker process does: compile groups and run packs of trials for its driver, and die with it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import traceback
 from multiprocessing import connection, parent_process
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import NamedTuple
 
 ENVIRONMENT = {
     # One thread a trial: two single-threaded trials beat one on two threads, and the bits do not depend on the cores.
@@ -17,10 +18,21 @@ ENVIRONMENT = {
     "OPENBLAS_NUM_THREADS": "1",
     "OMP_NUM_THREADS": "1",
 }
-"""Set before a worker starts, for its libraries read it when they load."""
+"""Set before a worker on CPU starts, for its libraries read it when they load."""
 
-XLA_CPU_FLAGS = "--xla_backend_optimization_level=1"
-"""Halves compilation on CPU (12.5 s to 5.8 s for WRN-10-2 training) at the same speed of the compiled step."""
+
+class Machine(NamedTuple):
+    """Where trials run.
+
+    Attributes:
+      backend: `cpu`, `gpu` or `tpu`.
+      device: kind of the device, or the CPU's model.
+      memory: bytes that programs may use, of all workers together.
+    """
+
+    backend: str
+    device: str
+    memory: int
 
 
 def work(pipe: Connection, folder: Path) -> None:
@@ -28,18 +40,19 @@ def work(pipe: Connection, folder: Path) -> None:
 
     The folder is the driver's, for what its workers keep on disk; it goes with the driver.
 
-    Requests are `("compile", trial)` and `("run", trial)`; answers `("compiled", (compilations, device))`,
-    `("done", Outcome)`, `("bad_input", line)` for missing or wrong data, and `("failed", traceback)` for anything else.
+    The first message is `("started", Machine)`. Requests are `("compile", (trial, lanes, chunk, bytes))` and `("run",
+    (trials, lanes, chunk))`; answers `("compiled", (compilations, lanes that fit))`, `("done", list of Outcome)`,
+    `("bad_input", line)` for missing or wrong data, and `("failed", traceback)` for anything else.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver decides what Ctrl-C means
     threading.Thread(target=_die_with_parent, args=(folder,), daemon=True).start()
 
-    import jax
     import jax.monitoring
 
     from harness.training.compilation_cache import link_finished, publish, use
+    from harness.training.memory import fitting_lanes
     from harness.training.programs import Programs
-    from harness.training.run import compile_programs, run_trial
+    from harness.training.run import compile_programs, run_pack
     from workloads.workload import DataError
 
     compilations = 0
@@ -49,40 +62,52 @@ def work(pipe: Connection, folder: Path) -> None:
         compilations += event == "/jax/compilation_cache/cache_misses"
 
     jax.monitoring.register_event_listener(count)
-    programs: dict[str, Programs] = {}
+    loaded: dict[tuple[str, int, int], Programs] = {}
+
+    def programs_of(trial, lanes: int, chunk: int) -> Programs:
+        key = trial.compile_group(), lanes, chunk
+        if key not in loaded:
+            link_finished(private)
+            loaded[key] = Programs(trial, lanes, chunk)
+        return loaded[key]
+
     private = folder / str(os.getpid())
     use(private)
+    pipe.send(("started", _machine()))
     while True:
         try:
-            request, trial = pipe.recv()
+            request, content = pipe.recv()
         except EOFError:
             return
         try:
-            group = trial.compile_group()
-            if group not in programs:
-                link_finished(private)
-                programs[group] = Programs(trial.workload, trial.optimizer)
             if request == "compile":
+                trial, lanes, chunk, limit = content
                 compilations = 0
-                compile_programs(programs[group], trial)
+                link_finished(private)
+                lanes = fitting_lanes(trial, lanes, chunk, limit)
+                compile_programs(programs_of(trial, lanes, chunk), trial)
                 publish(private)
-                answer = ("compiled", (compilations, _device()))
+                answer = ("compiled", (compilations, lanes))
             else:
-                answer = ("done", run_trial(programs[group], trial))
+                trials, lanes, chunk = content
+                answer = ("done", run_pack(programs_of(trials[0], lanes, chunk), trials))
         except DataError as error:
             answer = ("bad_input", str(error))
-        except Exception:  # whatever the environment did to this trial is the driver's to judge
+        except Exception:  # whatever the environment did to this pack is the driver's to judge
             answer = ("failed", traceback.format_exc())
         pipe.send(answer)
 
 
-def _device() -> str:
+def _machine() -> Machine:
     import jax
 
     from harness.training.compilation_cache import processor_name
 
     device = jax.devices()[0]
-    return processor_name() if device.platform == "cpu" else device.device_kind
+    if device.platform == "cpu":
+        return Machine("cpu", processor_name(), os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2)
+    memory = (device.memory_stats() or {}).get("bytes_limit", 8 << 30)
+    return Machine(device.platform, device.device_kind, int(0.9 * memory))
 
 
 def _die_with_parent(folder: Path) -> None:

@@ -1,19 +1,23 @@
-"""Runs one trial from its specification to its curves."""
+"""Runs a pack of trials from their specifications to their curves."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+import itertools
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
 
 from harness.training.batches import padded_batches, step_indices
+from harness.training.checkpoints import Checkpoints
 from harness.training.curvature import largest_eigenvalue
-from harness.training.programs import CHUNK, CURVES, Programs, TrainingState
+from harness.training.programs import Programs, TrainingState
 from harness.training.schedule import learning_rates
 from harness.training.trial import Trial
+from workloads.workload import Workload
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,9 +27,12 @@ class Outcome:
     Attributes:
       status: `complete` or `infeasible`.
       reason: why it is infeasible, otherwise None.
-      results: name to number: `sharpness` (NaN where not measured), `final_error`, `final_loss`.
-      curves: name to float32 array: those of `CURVES` and `learning_rate` per step, `evaluation_step`,
-        `evaluation_error` and `evaluation_loss` per evaluation.
+      results: name to number: `sharpness` (NaN where not measured); `final_error` and `final_loss` of the last
+        evaluation; `best_error`, `best_loss` and `best_step` of the best evaluation, selected in retrospect by the
+        workload's objective; with clipping `clipped_share`.
+      curves: name to float32 array: those of `Programs.curves` and `learning_rate` per step, `evaluation_step`,
+        `evaluation_error` and `evaluation_loss` per evaluation, and where asked for `prediction`, the label predicted
+        for every validation example (or token) after the last step.
       timings: name to seconds.
     """
 
@@ -38,104 +45,224 @@ class Outcome:
 
 def compile_programs(programs: Programs, trial: Trial) -> None:
     """Compiles what the trial's group needs, by a run of no steps."""
-    run_trial(programs, dataclasses.replace(trial, evaluation_steps=(0,)), steps_limit=0)
+    run_pack(programs, [dataclasses.replace(trial, evaluation_steps=(0,))], steps_limit=0)
 
 
-def run_trial(programs: Programs, trial: Trial, steps_limit: int | None = None) -> Outcome:
-    """Trains, evaluates and measures one trial.
+def run_trial(programs: Programs, trial: Trial, checkpoints: Checkpoints | None = None) -> Outcome:
+    """Runs a pack of one trial; see `run_pack`."""
+    return run_pack(programs, [trial], checkpoints=checkpoints)[0]
 
-    Only a loss that is not finite stops it; that makes it infeasible.
+
+def run_pack(
+    programs: Programs,
+    trials: Sequence[Trial],
+    steps_limit: int | None = None,
+    checkpoints: Checkpoints | None = None,
+) -> list[Outcome]:
+    """Trains, evaluates and measures a pack of trials side by side.
+
+    Only an objective that is not finite stops a trial; that makes it infeasible.
 
     Args:
-      programs: of the trial's compile group.
-      trial: what to run.
+      programs: of the trials' compile group.
+      trials: of one compile group and of equal steps and evaluation steps, at most as many as the programs have lanes;
+        lanes left over repeat the last trial.
       steps_limit: train at most so many steps, for a run that only compiles; None trains all.
+      checkpoints: where a single trial saves its state at every evaluation, and where it goes on from; None for
+        neither.
+
+    Returns:
+      An outcome for each trial.
 
     Raises:
       DataError: the data are missing or not the expected ones.
     """
     begin = time.perf_counter()
-    data = trial.workload.data(trial.seeds["split"])
-    hyperparameters = trial.hyperparameters
-    rates = learning_rates(
-        trial.schedule, hyperparameters["learning_rate"], int(hyperparameters["warmup_steps"]), trial.steps
-    )
-    total = len(rates) if steps_limit is None else steps_limit
-    train_set = jax.device_put(dict(data.train))
-    validation_set = jax.device_put(dict(data.validation))
-    padded = padded_batches(len(next(iter(data.validation.values()))), trial.evaluation_batch_size)
-    examples = len(next(iter(data.train.values())))
-    traced = {name: np.float32(hyperparameters[name]) for name in ("momentum", "weight_decay")}
+    pack = _Pack(programs, trials)
+    total = trials[0].total_steps if steps_limit is None else steps_limit
+    evaluation_steps = {step for step in trials[0].evaluation_steps if step <= total}
 
-    def advance(state: TrainingState, start: int, stop: int):
-        indices = np.zeros((CHUNK, trial.batch_size), np.int32)
-        padded_rates = np.zeros(CHUNK, np.float32)
-        indices[: stop - start] = step_indices(trial.seeds["order"], examples, trial.batch_size, start, stop)
-        padded_rates[: stop - start] = rates[start:stop]
-        return programs.train(
-            state,
-            np.uint32(trial.seeds["init"]),
-            np.uint32(trial.seeds["dropout"]),
-            traced,
-            train_set,
-            indices,
-            padded_rates,
-            np.int32(start),
-            np.int32(stop - start),
+    state = programs.blank_state()
+    saved = checkpoints.restore(state) if checkpoints else None
+    if saved is not None:
+        done, state, curves, evaluations = saved.step, saved.state, saved.curves, saved.evaluations
+        sharpness = saved.sharpness
+    else:
+        done = 0
+        state, recorded = pack.advance(state, pack.prepare(0, 0))
+        curves = {name: np.zeros((len(trials), 0), np.float32) for name in recorded}
+        sharpness = pack.sharpness(state)
+        evaluations = np.zeros((0, 3, len(trials)), np.float32)
+        if 0 in evaluation_steps:
+            evaluations = np.append(evaluations, pack.evaluate(state, 0), 0)
+
+    multiples = range(programs.chunk, total, programs.chunk)
+    stops = sorted(step for step in {*multiples, *evaluation_steps, total} if step > done)
+    segments = list(itertools.pairwise([done, *stops]))
+    prepared = pack.prepare(*segments[0]) if segments else None
+    for number, (start, stop) in enumerate(segments, 1):
+        state, recorded = pack.advance(state, prepared)
+        if number < len(segments):  # while the device is at work
+            prepared = pack.prepare(*segments[number])
+        for name, curve in recorded.items():
+            curves[name] = np.append(curves[name], np.asarray(curve)[: len(trials), : stop - start], 1)
+        if not np.any(np.all(np.isfinite(curves["train_objective"]), axis=1)):
+            break
+        if stop in evaluation_steps:
+            evaluations = np.append(evaluations, pack.evaluate(state, stop), 0)
+            if checkpoints:
+                checkpoints.save(stop, state, curves, evaluations, sharpness)
+
+    predictions = pack.predictions(state) if trials[0].predictions and steps_limit is None else None
+    seconds = (time.perf_counter() - begin) / len(trials)
+    return [
+        _outcome(
+            trial,
+            {name: curve[lane] for name, curve in curves.items()},
+            evaluations[:, :, lane],
+            float(sharpness[lane]),
+            None if predictions is None else predictions[lane],
+            seconds,
         )
+        for lane, trial in enumerate(trials)
+    ]
 
-    state, _, _ = advance(programs.blank_state(), 0, 0)
-    sharpness = float("nan")
-    if trial.curvature_examples:
-        sharpness = _sharpness(programs, trial, state, data.train, traced["weight_decay"])
 
-    pieces: dict[str, list[np.ndarray]] = {name: [] for name in CURVES}
-    evaluations: list[tuple[int, float, float]] = []
-    done, reason = 0, None
-    stops = sorted({*range(CHUNK, total, CHUNK), *(s for s in trial.evaluation_steps if s <= total), total})
-    for stop in stops:
-        if stop > done:
-            state, curves, count = advance(state, done, stop)
-            taken = int(count)
-            for name in CURVES:
-                pieces[name].append(np.asarray(curves[name])[:taken])
-            done += taken
-            if not np.isfinite(pieces["train_objective"][-1][-1]):
-                reason = f"the training loss was not finite at step {done}"
-                break
-        if stop in trial.evaluation_steps:
-            metrics = programs.evaluate(state.parameters, state.model_state, validation_set, *padded)
-            evaluations.append((stop, float(metrics["error"]), float(metrics["loss"])))
-
-    measured = np.asarray(evaluations, np.float32).reshape(-1, 3)
-    finished = reason is None and len(measured) > 0
+def _outcome(
+    trial: Trial,
+    curves: Mapping[str, np.ndarray],
+    evaluations: np.ndarray,
+    sharpness: float,
+    predictions: np.ndarray | None,
+    seconds: float,
+) -> Outcome:
+    """Cuts a lane's records off where its objective was no longer finite, and selects in retrospect."""
+    finite = np.isfinite(curves["train_objective"])
+    reason = None
+    if not np.all(finite):
+        bad = int(np.argmin(finite)) + 1
+        reason = f"the training loss was not finite at step {bad}"
+        curves = {name: curve[:bad] for name, curve in curves.items()}
+        evaluations = evaluations[evaluations[:, 0] < bad]
+    results = {"sharpness": sharpness}
+    final, best = np.full(3, np.nan), np.full(3, np.nan)
+    if len(evaluations) and reason is None:
+        final = evaluations[-1]
+        measured = evaluations[:, ("error", "loss").index(trial.workload.objective) + 1]
+        if not np.all(np.isnan(measured)):
+            best = evaluations[np.nanargmin(measured)]
+    results.update(final_error=float(final[1]), final_loss=float(final[2]))
+    results.update(best_step=float(best[0]), best_error=float(best[1]), best_loss=float(best[2]))
+    if "clipped" in curves:
+        results["clipped_share"] = float(np.mean(curves["clipped"])) if len(curves["clipped"]) else float("nan")
+    rates = _rates(trial)[: len(curves["train_objective"])]
+    names = ("evaluation_step", "evaluation_error", "evaluation_loss")
+    curves = {**curves, "learning_rate": rates, **dict(zip(names, evaluations.T, strict=True))}
+    if predictions is not None and reason is None:
+        curves["prediction"] = predictions
     return Outcome(
         status="complete" if reason is None else "infeasible",
         reason=reason,
-        results={
-            "sharpness": sharpness,
-            "final_error": float(measured[-1, 1]) if finished else float("nan"),
-            "final_loss": float(measured[-1, 2]) if finished else float("nan"),
-        },
-        curves={
-            **{name: np.concatenate(parts) if parts else np.zeros(0, np.float32) for name, parts in pieces.items()},
-            "learning_rate": rates[:done],
-            "evaluation_step": measured[:, 0],
-            "evaluation_error": measured[:, 1],
-            "evaluation_loss": measured[:, 2],
-        },
-        timings={"trial_seconds": time.perf_counter() - begin},
+        results=results,
+        curves=curves,
+        timings={"trial_seconds": seconds},
     )
 
 
-def _sharpness(
-    programs: Programs, trial: Trial, state: TrainingState, train: Mapping[str, np.ndarray], weight_decay: np.float32
-) -> float:
-    chosen = step_indices(trial.seeds["order"], len(next(iter(train.values()))), trial.curvature_examples, 0, 1)[0]
-    batch = {name: values[chosen] for name, values in train.items()}
-    size = sum(leaf.size for leaf in jax.tree.leaves(state.parameters))
+class _Pack:
+    """The data and the settings of a pack, stacked for its programs."""
 
-    def product(vector: np.ndarray) -> np.ndarray:
-        return programs.hessian_product(state.parameters, state.model_state, batch, weight_decay, vector)
+    def __init__(self, programs: Programs, trials: Sequence[Trial]):
+        self._programs = programs
+        self._trials = trials
+        self._lanes = [*trials, *[trials[-1]] * (programs.lanes - len(trials))]
+        seeds = tuple(trial.seeds["split"] for trial in self._lanes)
+        self._train, self._validation = _on_device(trials[0].workload, seeds)
+        self._examples = next(iter(self._train.values())).shape[1]
+        self._held_out = next(iter(self._validation.values())).shape[1]
+        self._padded = padded_batches(self._held_out, trials[0].evaluation_batch_size)
+        self._hyperparameters = {
+            name: np.array([trial.hyperparameters[name] for trial in self._lanes], np.float32)
+            for name in trials[0].hyperparameters
+            if name not in ("learning_rate", "warmup_steps")
+        }
+        self._rates = np.stack([_rates(trial) for trial in self._lanes])
+        self._init = np.array([trial.seeds["init"] for trial in self._lanes], np.uint32)
+        self._dropout = np.array([trial.seeds["dropout"] for trial in self._lanes], np.uint32)
 
-    return largest_eigenvalue(product, size, trial.seeds["init"])
+    def prepare(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray, np.int32, np.int32]:
+        """Indices, rates, start and count of the steps from `start` to `stop`, as `Programs.train` takes them."""
+        trial = self._trials[0]
+        indices = np.zeros((len(self._lanes), self._programs.chunk, trial.batch_size), np.int32)
+        rates = np.zeros(indices.shape[:2], np.float32)
+        rates[:, : stop - start] = self._rates[:, start:stop]
+        orders = [lane.seeds["order"] for lane in self._lanes]
+        for order in set(orders):  # paired arms share theirs
+            rows = [lane for lane, other in enumerate(orders) if other == order]
+            indices[rows, : stop - start] = step_indices(order, self._examples, trial.batch_size, start, stop)
+        return indices, rates, np.int32(start), np.int32(stop - start)
+
+    def advance(self, state: TrainingState, prepared: tuple) -> tuple[TrainingState, dict[str, jax.Array]]:
+        """Trains the prepared steps, see `Programs.train`; does not wait for them."""
+        indices, rates, start, count = prepared
+        return self._programs.train(
+            state,
+            self._init,
+            self._dropout,
+            self._hyperparameters,
+            self._train,
+            indices,
+            rates,
+            start,
+            count,
+        )
+
+    def evaluate(self, state: TrainingState, step: int) -> np.ndarray:
+        """Step, validation error and loss, float32 (1, 3, trials)."""
+        metrics = self._programs.evaluate(state.evaluated, state.model_state, self._validation, *self._padded)
+        rows = (np.full(len(self._lanes), step), metrics["error"], metrics["loss"])
+        return np.stack([np.asarray(row, np.float32)[: len(self._trials)] for row in rows])[None]
+
+    def predictions(self, state: TrainingState) -> np.ndarray:
+        """Predicted labels of the validation examples, float32 (trials, examples x tokens)."""
+        labels = self._programs.predict(state.evaluated, state.model_state, self._validation, self._padded[0])
+        by_lane = np.moveaxis(np.asarray(labels), 1, 0)[: len(self._trials)]
+        by_example = by_lane.reshape(len(by_lane), -1, *by_lane.shape[3:])[:, : self._held_out]
+        return by_example.reshape(len(by_lane), -1).astype(np.float32)
+
+    def sharpness(self, state: TrainingState) -> np.ndarray:
+        """Largest Hessian eigenvalue of each trial, float32 (trials,), NaN where it is not asked for."""
+        return np.array([self._sharpness(state, lane) for lane in range(len(self._trials))], np.float32)
+
+    def _sharpness(self, state: TrainingState, lane: int) -> float:
+        trial = self._trials[lane]
+        if not trial.curvature_examples:
+            return float("nan")
+        chosen = step_indices(trial.seeds["order"], self._examples, trial.curvature_examples, 0, 1)[0]
+        batch = {name: np.asarray(values)[lane, chosen] for name, values in self._train.items()}
+        hyperparameters = {name: values[lane] for name, values in self._hyperparameters.items()}
+        own = (state.parameters, state.model_state)
+        parameters, model_state = jax.tree.map(lambda leaf: np.asarray(leaf)[lane], own)
+        size = sum(leaf.size for leaf in jax.tree.leaves(parameters))
+
+        def product(vector: np.ndarray) -> np.ndarray:
+            return self._programs.hessian_product(parameters, model_state, batch, hyperparameters, vector)
+
+        return largest_eigenvalue(product, size, trial.seeds["init"])
+
+
+def _rates(trial: Trial) -> np.ndarray:
+    hyperparameters = trial.hyperparameters
+    warmup = int(hyperparameters["warmup_steps"])
+    return learning_rates(trial.schedule, hyperparameters["learning_rate"], warmup, trial.steps)
+
+
+@functools.lru_cache(maxsize=1)
+def _on_device(workload: Workload, split_seeds: tuple[int, ...]) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+    """Training and validation sets of every lane's split seed, each field (lanes, examples, ...)."""
+    splits = {seed: workload.data(seed) for seed in dict.fromkeys(split_seeds)}
+
+    def stacked(sets: Sequence[Mapping[str, np.ndarray]]) -> dict[str, jax.Array]:
+        return {name: jax.device_put(np.stack([one[name] for one in sets])) for name in sets[0]}
+
+    return stacked([splits[s].train for s in split_seeds]), stacked([splits[s].validation for s in split_seeds])

@@ -5,18 +5,37 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from harness.records import InputError
+from harness.records import InputError, did_you_mean
 from workloads.workload import Workload
 
 PURPOSES = ("init", "order", "augment", "dropout", "split")
 """What the randomness of a trial is for; each has a seed of its own."""
 
-OPTIMIZERS = ("heavy_ball", "nesterov")
+_ADAM = ("beta1", "beta2", "epsilon")
+
+OPTIMIZERS = {
+    "sgd": (),
+    "heavy_ball": ("momentum",),
+    "nesterov": ("momentum",),
+    "rmsprop": ("momentum", "rho", "epsilon"),
+    "adam": _ADAM,
+    "nadam": _ADAM,
+    "adamw": _ADAM,
+}
+"""Update rule to the hyperparameters that it takes, beside those of `COMMON`; see `harness.training.optimizer`."""
+
+COMMON = ("learning_rate", "weight_decay", "warmup_steps")
+"""Hyperparameters of every trial; the decay is L2 in the objective, decoupled for `adamw`."""
+
+OPTIONAL = ("clip_threshold", "label_smoothing", "averaging_decay")
+"""Hyperparameters that switch their feature on: clipping by global norm, label smoothing, Polyak averaging."""
+
 SCHEDULES = ("constant", "linear", "cosine")
 
 _PILOT = 1 << 20  # pilots draw from replicates of their own
@@ -52,9 +71,10 @@ class Trial:
       evaluation_batch_size: examples per evaluation batch.
       optimizer: one of `OPTIMIZERS`.
       schedule: one of `SCHEDULES`.
-      hyperparameters: `learning_rate`, `momentum`, `weight_decay`, `warmup_steps`.
+      hyperparameters: those of `COMMON` and of the optimizer, and any of `OPTIONAL`.
       seeds: purpose to seed, see `derive_seeds`.
       curvature_examples: examples of the batch on which the sharpness at initialisation is measured; 0 for not at all.
+      predictions: record the predicted label of every validation example at the last evaluation.
     """
 
     workload: Workload
@@ -67,13 +87,24 @@ class Trial:
     hyperparameters: Mapping[str, float]
     seeds: Mapping[str, int]
     curvature_examples: int = 0
+    predictions: bool = False
 
     def __post_init__(self) -> None:
         """Checks what a user can set, so that a bad trial is refused before anything runs."""
-        if self.optimizer not in OPTIMIZERS:
-            raise InputError(f"optimizer {self.optimizer!r}: expected one of {', '.join(OPTIMIZERS)}")
-        if self.schedule not in SCHEDULES:
-            raise InputError(f"schedule {self.schedule!r}: expected one of {', '.join(SCHEDULES)}")
+        for name, value, known in (("optimizer", self.optimizer, OPTIMIZERS), ("schedule", self.schedule, SCHEDULES)):
+            if value not in known:
+                raise InputError(f"unknown {name} {value!r}{did_you_mean(value, known)}; known: {', '.join(known)}")
+        needed = (*COMMON, *OPTIMIZERS[self.optimizer])
+        for name in needed:
+            if name not in self.hyperparameters:
+                raise InputError(f"hyperparameter {name!r} is missing; {self.optimizer} takes {', '.join(needed)}")
+        for name, value in self.hyperparameters.items():
+            if name not in (*needed, *OPTIONAL):
+                known = ", ".join((*needed, *OPTIONAL))
+                near = did_you_mean(name, (*needed, *OPTIONAL))
+                raise InputError(f"unknown hyperparameter {name!r} of {self.optimizer}{near}; known: {known}")
+            if not math.isfinite(value):
+                raise InputError(f"{name} {value!r}: expected a finite number")
         if self.batch_size < 1 or self.steps < 1:
             raise InputError(f"batch_size {self.batch_size}, steps {self.steps}: expected at least 1")
 
@@ -84,7 +115,8 @@ class Trial:
 
     def compile_group(self) -> str:
         """What fixes the compiled training and evaluation programs: trials that agree in it share one compilation."""
-        shape = (self.batch_size, self.evaluation_batch_size, self.optimizer)
+        features = [name for name in OPTIONAL if name in self.hyperparameters]
+        shape = (self.batch_size, self.evaluation_batch_size, self.optimizer, features)
         return canonical_json([describe_workload(self.workload), *shape])
 
     def specification(self) -> dict[str, Any]:
