@@ -101,6 +101,56 @@ def reproduce(
 
 
 @app.command()
+def train(
+    workload: Annotated[
+        str, typer.Argument(metavar="WORKLOAD", show_default=False, help="A workload's name, or module:NAME.")
+    ],
+    scale: Annotated[str, typer.Option(help="smoke, laptop, accelerator or paper.")] = "laptop",
+    out: Annotated[Path, typer.Option(help="Folder of all results.")] = Path("results"),
+    seed: Annotated[int, typer.Option(help="Seed of the run.")] = 0,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="K=V", help="Override a field of the workload, a hyperparameter, steps, ..."),
+    ] = None,
+    best: Annotated[int, typer.Option(help="How many of the best checkpoints to keep, beside the last.")] = 1,
+    predictions: Annotated[
+        bool, typer.Option("--predictions", help="Record the label predicted for every validation example.")
+    ] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Move older results aside and start anew.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Train a workload once, with checkpoints; an interrupted run goes on from its last."""
+    from harness import train as driver
+
+    trial = driver.plan(workload, scale, seed, dict(_split_setting(setting) for setting in settings or []), predictions)
+    result = driver.train(
+        trial,
+        folder=out / "train" / trial.workload.name / f"{scale}-seed{seed}",
+        best=best,
+        fresh=fresh,
+        command=shlex.join(["playbook", *sys.argv[1:]]),
+        on_evaluation=lambda step, error, loss: print(
+            f"step {step:>6} of {trial.total_steps}  validation error {error:.4f}  loss {loss:.4f}", file=sys.stderr
+        ),
+        on_notice=lambda line: print(line, file=sys.stderr),
+    )
+    if as_json:
+        print(json.dumps(result, indent=1))
+    else:
+        if result["reason"]:
+            print(f"infeasible: {result['reason']}")
+        else:
+            found = result["results"]
+            print(
+                f"best   error {found['best_error']:.4f}  loss {found['best_loss']:.4f}  step {found['best_step']:.0f}"
+            )
+            print(f"final  error {found['final_error']:.4f}  loss {found['final_loss']:.4f}")
+        print(f"{result['seconds']} s, fingerprint: {result['fingerprint']}")
+        print(f"results: {result['folder']}")
+    raise typer.Exit(0 if result["status"] == "complete" else 1)
+
+
+@app.command()
 def search(
     space: Annotated[Path, typer.Argument(metavar="SPACE.toml", show_default=False, help="The search space.")],
     trials: Annotated[int, typer.Option(help="How many points.")],

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import datetime
-import importlib.metadata
 import json
 import math
-import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +11,7 @@ from typing import Any
 
 from harness.experiments.experiment import SCALES, Experiment
 from harness.experiments.verdict import judge
+from harness.provenance import provenance
 from harness.records import InputError, TrialRecord, Verdict, did_you_mean
 from harness.studies.fingerprint import fingerprint
 from harness.studies.identity import identity
@@ -90,18 +88,12 @@ def reproduce(
         result = _result(experiment, scale, seed, control, records, verdicts)
         result["seconds"] = round(float(facts["seconds"] or 0), 1)
         result["provenance"] = {
-            "command": command,
-            "commit": _commit(),
-            "versions": {name: importlib.metadata.version(name) for name in ("jax", "flax", "optax", "numpy", "scipy")},
-            "device": facts["device"],
+            **provenance(command, facts["device"], wanted),
             "packing": {
                 group: {"executor": packing.executor, "lanes": packing.lanes, "chunk": packing.chunk}
                 for group, packing in packings.items()
             },
             "compilations": json.loads(facts["compilations"] or "{}"),
-            "source": wanted["source"],
-            "data": wanted["data"],
-            "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         }
         try:
             _write(folder, experiment, records, verdicts, result)
@@ -254,17 +246,3 @@ def _write(
     page = experiment_page(experiment, records, result, (folder / "figure.svg").read_text("utf-8"))
     (folder / "index.html").write_text(page, "utf-8")
     (folder / "result.json").write_text(json.dumps(result, indent=1) + "\n", "utf-8")
-
-
-def _commit() -> str | None:
-    """The checkout's commit, marked `-dirty` where it was changed; None where this is not a checkout of ours."""
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(Path(__file__).parent), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        git("ls-files", "--error-unmatch", __file__)  # fails for an installed wheel inside somebody's checkout
-        return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
-    except (OSError, subprocess.CalledProcessError):
-        return None

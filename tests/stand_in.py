@@ -23,7 +23,7 @@ from harness.records import Claim
 from harness.search.space import Hyperparameter, Space
 from harness.studies.study import Arm, Study
 from harness.training.trial import Trial, derive_seeds
-from workloads.workload import ConfigurationError, DataError, Splits, configure
+from workloads.workload import ConfigurationError, DataError, Scale, Splits, configure
 
 HYPERPARAMETERS = {"learning_rate": 0.5, "momentum": 0.9, "weight_decay": 1e-3, "warmup_steps": 0}
 PROGRAMS = 2  # of a group without curvature: train and evaluate
@@ -148,6 +148,8 @@ def _draw(records, verdicts, scale):
     figure.subplots().plot([record.results["final_error"] for record in records])
     return figure
 
+
+SCALES = {"smoke": Scale(StandIn(), 8, 20, 16, HYPERPARAMETERS)}
 
 EXPERIMENT = Experiment(
     name="stand-in",

@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from harness.records import InputError
+from harness.studies.machine import Machine
 from harness.studies.packing import Packing, alike, pack
 from harness.studies.policy import policy
-from harness.studies.worker import ENVIRONMENT, Machine, work
+from harness.studies.worker import ENVIRONMENT, work
 from harness.training.trial import Trial
 
 if TYPE_CHECKING:

@@ -10,7 +10,6 @@ import traceback
 from multiprocessing import connection, parent_process
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import NamedTuple
 
 ENVIRONMENT = {
     # One thread a trial: two single-threaded trials beat one on two threads, and the bits do not depend on the cores.
@@ -19,20 +18,6 @@ ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
 }
 """Set before a worker on CPU starts, for its libraries read it when they load."""
-
-
-class Machine(NamedTuple):
-    """Where trials run.
-
-    Attributes:
-      backend: `cpu`, `gpu` or `tpu`.
-      device: kind of the device, or the CPU's model.
-      memory: bytes that programs may use, of all workers together.
-    """
-
-    backend: str
-    device: str
-    memory: int
 
 
 def work(pipe: Connection, folder: Path) -> None:
@@ -49,6 +34,7 @@ def work(pipe: Connection, folder: Path) -> None:
 
     import jax.monitoring
 
+    from harness.studies.machine import this_machine
     from harness.training.compilation_cache import link_finished, publish, use
     from harness.training.memory import fitting_lanes
     from harness.training.programs import Programs
@@ -73,7 +59,7 @@ def work(pipe: Connection, folder: Path) -> None:
 
     private = folder / str(os.getpid())
     use(private)
-    pipe.send(("started", _machine()))
+    pipe.send(("started", this_machine()))
     while True:
         try:
             request, content = pipe.recv()
@@ -96,18 +82,6 @@ def work(pipe: Connection, folder: Path) -> None:
         except Exception:  # whatever the environment did to this pack is the driver's to judge
             answer = ("failed", traceback.format_exc())
         pipe.send(answer)
-
-
-def _machine() -> Machine:
-    import jax
-
-    from harness.training.compilation_cache import processor_name
-
-    device = jax.devices()[0]
-    if device.platform == "cpu":
-        return Machine("cpu", processor_name(), os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2)
-    memory = (device.memory_stats() or {}).get("bytes_limit", 8 << 30)
-    return Machine(device.platform, device.device_kind, int(0.9 * memory))
 
 
 def _die_with_parent(folder: Path) -> None:

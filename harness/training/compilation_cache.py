@@ -8,9 +8,13 @@ import hashlib
 import os
 import platform
 import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import jax
+from jax.experimental.compilation_cache.compilation_cache import reset_cache
 
 
 def shared_folder() -> Path:
@@ -32,6 +36,19 @@ def use(private: Path) -> None:
     jax.config.update("jax_persistent_cache_enable_xla_caches", "none")
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    reset_cache()  # JAX settles on a folder at its first compilation
+
+
+@contextmanager
+def temporary_cache() -> Iterator[Path]:
+    """Makes a temporary folder JAX's compilation cache, see `use`, for as long as the block runs."""
+    with tempfile.TemporaryDirectory(prefix="playbook-") as private:
+        use(Path(private))
+        try:
+            yield Path(private)
+        finally:
+            jax.config.update("jax_compilation_cache_dir", None)
+            reset_cache()
 
 
 def link_finished(private: Path) -> None:

@@ -26,8 +26,8 @@ def update_rule(
       `optax.rmsprop` has epsilon inside the root and the rate inside m as well, but v starts at 0 and there is no
       momentum by default; its Nesterov form, centring and bias correction are not the playbook's.
     - `adam`: m = beta1 m + (1 - beta1) g; v = beta2 v + (1 - beta2) g^2; b = sqrt(1 - beta2^t) / (1 - beta1^t) at
-      the t-th step, from 1; theta -= rate b m / (sqrt(v) + epsilon). `optax.adam` adds epsilon to the corrected
-      root, sqrt(v / (1 - beta2^t)): its epsilon is this one's divided by sqrt(1 - beta2^t).
+      the t-th step, from 1; theta -= rate b m / (sqrt(v) + epsilon). `optax.adam` adds its eps to the corrected
+      root, sqrt(v / (1 - beta2^t)); the same step needs eps = epsilon / sqrt(1 - beta2^t).
     - `nadam`: as `adam` with beta1 m + (1 - beta1) g, with the new m, for m in the step. `optax.nadam` differs in
       epsilon likewise, and it divides m by 1 - beta1^(t+1), one step ahead, where b divides both terms by
       1 - beta1^t.
@@ -45,17 +45,18 @@ def update_rule(
       The transformation. The structure of its state depends on the optimizer and the parameters alone, so that a rule
       built with another rate takes the state over; `update` needs the parameters for `adamw`.
     """
-    momentum, epsilon = hyperparameters.get("momentum"), hyperparameters.get("epsilon")
-    if optimizer in ("sgd", "heavy_ball", "nesterov"):
-        return optax.sgd(learning_rate, momentum if optimizer != "sgd" else None, nesterov=optimizer == "nesterov")
+    if optimizer == "sgd":
+        return optax.sgd(learning_rate)
+    if optimizer in ("heavy_ball", "nesterov"):
+        return optax.sgd(learning_rate, hyperparameters["momentum"], nesterov=optimizer == "nesterov")
+    epsilon = hyperparameters["epsilon"]
     if optimizer == "rmsprop":
-        return optax.rmsprop(
-            learning_rate, decay=hyperparameters["rho"], eps=epsilon, initial_scale=1.0, momentum=momentum
-        )
-    beta1, beta2 = hyperparameters["beta1"], hyperparameters["beta2"]
-    scale = _scale_by_adam(beta1, beta2, epsilon, nesterov=optimizer == "nadam")
-    decay = optax.add_decayed_weights(hyperparameters["weight_decay"], decays) if optimizer == "adamw" else None
-    return optax.chain(*filter(None, (scale, decay)), optax.scale_by_learning_rate(learning_rate))
+        rho, momentum = hyperparameters["rho"], hyperparameters["momentum"]
+        return optax.rmsprop(learning_rate, decay=rho, eps=epsilon, initial_scale=1.0, momentum=momentum)
+    parts = [_scale_by_adam(hyperparameters["beta1"], hyperparameters["beta2"], epsilon, optimizer == "nadam")]
+    if optimizer == "adamw":
+        parts.append(optax.add_decayed_weights(hyperparameters["weight_decay"], decays))
+    return optax.chain(*parts, optax.scale_by_learning_rate(learning_rate))
 
 
 def _scale_by_adam(

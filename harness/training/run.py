@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import itertools
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -48,9 +48,11 @@ def compile_programs(programs: Programs, trial: Trial) -> None:
     run_pack(programs, [dataclasses.replace(trial, evaluation_steps=(0,))], steps_limit=0)
 
 
-def run_trial(programs: Programs, trial: Trial, checkpoints: Checkpoints | None = None) -> Outcome:
+def run_trial(
+    programs: Programs, trial: Trial, checkpoints: Checkpoints | None = None, **callbacks: Callable
+) -> Outcome:
     """Runs a pack of one trial; see `run_pack`."""
-    return run_pack(programs, [trial], checkpoints=checkpoints)[0]
+    return run_pack(programs, [trial], checkpoints=checkpoints, **callbacks)[0]
 
 
 def run_pack(
@@ -58,6 +60,7 @@ def run_pack(
     trials: Sequence[Trial],
     steps_limit: int | None = None,
     checkpoints: Checkpoints | None = None,
+    on_evaluation: Callable[[int, np.ndarray], None] = lambda step, metrics: None,
 ) -> list[Outcome]:
     """Trains, evaluates and measures a pack of trials side by side.
 
@@ -70,6 +73,7 @@ def run_pack(
       steps_limit: train at most so many steps, for a run that only compiles; None trains all.
       checkpoints: where a single trial saves its state at every evaluation, and where it goes on from; None for
         neither.
+      on_evaluation: called after each evaluation with steps done, and validation error and loss, float32 (2, trials).
 
     Returns:
       An outcome for each trial.
@@ -112,6 +116,7 @@ def run_pack(
             evaluations = np.append(evaluations, pack.evaluate(state, stop), 0)
             if checkpoints:
                 checkpoints.save(stop, state, curves, evaluations, sharpness)
+            on_evaluation(stop, evaluations[-1, 1:])
 
     predictions = pack.predictions(state) if trials[0].predictions and steps_limit is None else None
     seconds = (time.perf_counter() - begin) / len(trials)

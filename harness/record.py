@@ -1,0 +1,163 @@
+"""Keeps results and benchmarks as baselines, which later runs are compared with.
+
+A baseline lies where its result lay: `OUT/<experiment>/<scale>-seed<N>/result.json` becomes
+`<device>/<experiment>/<scale>-seed<N>.json`, with the figure beside it, and `OUT/train/<workload>/...` likewise.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.resources
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from harness.records import InputError
+
+_RESULT_FOLDER = re.compile(r"(.+)-seed\d+(-control)?")
+_ACCELERATOR = re.compile("NVIDIA|Tesla|GeForce|Quadro|TPU|AMD Instinct|AMD Radeon")
+
+
+def record(
+    out: Path, benchmarks: Path | None = None, device: str | None = None, baseline: Path | None = None
+) -> list[Path]:
+    """Writes results of every scale but smoke, and benchmarks, into the folder of the device that they come from.
+
+    Nothing is written where anything cannot be read.
+
+    Args:
+      out: the folder of all results.
+      benchmarks: written by `pytest --benchmark-json`; they replace recorded ones of the same name.
+      device: name of the folder; None for `laptop` where trials ran on a CPU, else the accelerator's name.
+      baseline: the folder of all baselines; None for that of the package `baselines`.
+
+    Returns:
+      What was written.
+
+    Raises:
+      InputError: bad input, see the message.
+    """
+    if device is not None and (device == "published" or not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", device)):
+        raise InputError(
+            f"--device {device!r}: expected a folder's name of a-z, 0-9, dot and hyphen, such as h200; "
+            "published holds the playbook's own numbers"
+        )
+    baseline = baseline or Path(str(importlib.resources.files("baselines")))
+    contents: dict[Path, bytes] = {}
+    for folder in _result_folders(out):
+        content, trained_on = _read_result(folder / "result.json")
+        stem = baseline / (device or _folder_name(trained_on)) / folder.relative_to(out)
+        contents[stem.with_name(f"{stem.name}.json")] = content
+        if folder.parent.parent == out:  # an experiment's
+            contents[stem.with_name(f"{stem.name}.png")] = _read(folder / "figure.png")
+    if benchmarks is not None:
+        rows, timed_on = _read_benchmarks(benchmarks)
+        path = baseline / (device or _folder_name(timed_on)) / "benchmarks.json"
+        merged = {**_read_recorded_benchmarks(path), **rows}
+        contents[path] = (json.dumps(dict(sorted(merged.items())), indent=1) + "\n").encode()
+    if not contents:
+        raise InputError(
+            f"{out} holds no result to record, smoke ones aside; run playbook reproduce or train first, "
+            "or name another folder with --out"
+        )
+    for path, content in contents.items():
+        _write(path, content, baseline)
+    return list(contents)
+
+
+def _result_folders(out: Path) -> Iterator[Path]:
+    for pattern in ("*/*/result.json", "train/*/*/result.json"):
+        for path in sorted(out.glob(pattern)):
+            name = _RESULT_FOLDER.fullmatch(path.parent.name)  # results that were moved aside have a longer one
+            if name and name[1] != "smoke":
+                yield path.parent
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}); run its command again") from None
+
+
+def _read_result(path: Path) -> tuple[bytes, str]:
+    """The file as it is, and the device that it names."""
+    content = _read(path)
+    try:
+        result = json.loads(content)
+        fingerprint, device = result["fingerprint"], result["provenance"]["device"]
+    except (ValueError, KeyError, TypeError):
+        fingerprint = device = None
+    if not isinstance(fingerprint, str) or not isinstance(device, str):
+        raise InputError(
+            f"{path} is damaged: expected JSON with fingerprint and provenance.device; run its command again, "
+            "or remove its folder"
+        )
+    return content, device
+
+
+def _read_benchmarks(path: Path) -> tuple[dict[str, Any], str]:
+    """A row per benchmark, by its full name, and the accelerator that one of them names, or an empty string."""
+    try:
+        content = json.loads(path.read_bytes())
+        rows = {found["fullname"]: _benchmark_row(found, content["machine_info"]) for found in content["benchmarks"]}
+    except OSError as error:
+        raise InputError(f"--benchmarks {path} cannot be read ({error.strerror})") from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        rows = {}
+    if not rows:
+        raise InputError(
+            f"--benchmarks {path} holds no benchmark: expected a file that pytest --benchmark-only "
+            f"--benchmark-json={path.name} writes"
+        )
+    devices = (str(row["extra_info"].get("device")) for row in rows.values())
+    return rows, next(filter(_ACCELERATOR.match, devices), "")
+
+
+def _benchmark_row(found: Mapping[str, Any], machine: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        **{name: found["stats"][name] for name in ("median", "q1", "q3", "rounds")},
+        "extra_info": dict(found["extra_info"]),
+        # Rows of several runs stand side by side, so each has its own.
+        "machine": {
+            "cpu": machine["cpu"].get("brand_raw"),
+            "python": machine["python_version"],
+            "jax": machine.get("jax"),
+        },
+    }
+
+
+def _read_recorded_benchmarks(path: Path) -> dict[str, Any]:
+    try:
+        recorded = json.loads(path.read_bytes())
+        if isinstance(recorded, dict):
+            return recorded
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError):
+        pass
+    raise InputError(f"recorded benchmarks {path} are damaged: expected a JSON object; remove or restore the file")
+
+
+def _folder_name(device: str) -> str:
+    """`laptop` for a CPU, else the accelerator's name: `NVIDIA H200` is `h200`."""
+    if not _ACCELERATOR.match(device):
+        return "laptop"
+    return re.sub("[^a-z0-9]+", "-", device.removeprefix("NVIDIA ").lower()).strip("-")
+
+
+def _write(path: Path, content: bytes, baseline: Path) -> None:
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(content)
+        partial.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise InputError(
+            f"baseline folder {baseline} cannot be written ({error.strerror}); choose another --baseline"
+        ) from None
