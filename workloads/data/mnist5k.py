@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from workloads.data.resize import resize
 from workloads.workload import DataError, Splits
 
 SHA256 = "809ec085d551285cf9efad12c42a6aead98c62f96eb9936cc5b778870773e50d"
@@ -76,17 +77,4 @@ def splits(split_seed: int, side: int) -> Splits:
 
 @lru_cache(maxsize=1)
 def _resized(side: int) -> np.ndarray:
-    return _resize(load()[0].astype(np.float32) / 255, side)
-
-
-def _resize(images: np.ndarray, side: int) -> np.ndarray:
-    size = images.shape[1]
-    if side >= size:
-        before = (side - size) // 2
-        margin = (before, side - size - before)
-        return np.pad(images, ((0, 0), margin, margin))
-    edges = np.arange(side + 1) * size / side
-    pixels = np.arange(size)
-    overlap = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
-    weights = (np.clip(overlap, 0, None) * side / size).astype(np.float32)
-    return weights @ images @ weights.T
+    return resize(load()[0].astype(np.float32) / 255, side)

@@ -6,8 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from workloads.data import mnist5k
 from workloads.workload import DataError
@@ -79,31 +77,6 @@ def test_images_keep_their_labels():
     background = splits.train["image"].min()
     for image, label in zip(splits.validation["image"][:100], splits.validation["label"][:100], strict=True):
         assert known[(image[..., 0] > background).tobytes()] == label
-
-
-@given(side=st.integers(1, 28), seed=st.integers(0, 100))
-@settings(derandomize=True, deadline=None, max_examples=30)
-def test_shrinking_averages_areas(side, seed):
-    images = np.random.default_rng(seed).random((3, 28, 28), np.float32)
-    small = mnist5k._resize(images, side)
-    assert small.shape == (3, side, side)
-    np.testing.assert_allclose(small.mean(axis=(1, 2)), images.mean(axis=(1, 2)), rtol=1e-5)
-    np.testing.assert_allclose(mnist5k._resize(np.full((1, 28, 28), 0.25, np.float32), side), 0.25, rtol=1e-5)
-
-
-def test_shrinking_by_a_whole_factor_averages_blocks():
-    images = np.random.default_rng(0).random((2, 28, 28), np.float32)
-    blocks = images.reshape(2, 14, 2, 14, 2).mean(axis=(2, 4))
-    np.testing.assert_allclose(mnist5k._resize(images, 14), blocks, rtol=1e-5)
-
-
-@pytest.mark.parametrize(("side", "before"), [(28, 0), (29, 0), (32, 2), (33, 2)])
-def test_enlarging_pads_with_background(side, before):
-    images = np.random.default_rng(0).random((2, 28, 28), np.float32)
-    padded = mnist5k._resize(images, side)
-    assert padded.shape == (2, side, side)
-    np.testing.assert_array_equal(padded[:, before : before + 28, before : before + 28], images)
-    assert padded.sum(dtype=np.float64) == pytest.approx(images.sum(dtype=np.float64))
 
 
 def test_the_installed_content_is_accepted_wherever_it_lies(fake_package):
