@@ -151,6 +151,36 @@ def train(
 
 
 @app.command()
+def doctor(as_json: Json = False) -> None:
+    """Show devices, versions and data, and what their lack rules out."""
+    from harness.doctor import describe, examine
+
+    findings = examine()
+    print(json.dumps(findings, indent=1) if as_json else describe(findings))
+
+
+@app.command()
+def record(
+    out: Annotated[Path, typer.Option(help="Folder of all results.")] = Path("results"),
+    benchmarks: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.json", help="Record benchmarks of pytest --benchmark-json too.", show_default=False),
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="Name of the folder; laptop for a CPU, else the accelerator's, if left out.")
+    ] = None,
+    baseline: Annotated[
+        Path | None, typer.Option(help="Folder of all baselines; the package's if left out.", show_default=False)
+    ] = None,
+) -> None:
+    """Keep results and benchmarks as baselines, smoke ones aside."""
+    from harness import record as recorder
+
+    for path in recorder.record(out, benchmarks, device, baseline):
+        print(path)
+
+
+@app.command()
 def search(
     space: Annotated[Path, typer.Argument(metavar="SPACE.toml", show_default=False, help="The search space.")],
     trials: Annotated[int, typer.Option(help="How many points.")],

@@ -85,30 +85,27 @@ def describe(findings: Mapping[str, Any]) -> str:
     devices = [f"{count} x {kind}{f', {_size(memory)}' if memory else ''}" for (kind, memory), count in kinds.items()]
     if findings["devices_problem"]:
         devices.append(findings["devices_problem"])
-    cache = findings["compilation_cache"]
-    lines = _aligned(
-        [
-            ("Python", f"{findings['python']}, {findings['executable']}"),
-            ("Platform", findings["platform"]),
-            ("CPU", f"{findings['cpu']}, {findings['cores']} cores for this process, {_size(findings['memory'])}"),
-            ("Devices", f"{findings['backend'] or 'unknown'}: {'; '.join(devices)}"),
-            (
-                "Compiled",
-                f"{cache['folder']}, {cache['entries']} entries, {_size(cache['bytes'])}" if cache else "unknown",
-            ),
-        ]
-    )
+    compiled = "unknown"
+    if cache := findings["compilation_cache"]:
+        compiled = f"{cache['entries']} programs, {_size(cache['bytes'])}, in {cache['folder']}"
+    machine = [
+        ("Python", f"{findings['python']}, {findings['executable']}"),
+        ("Platform", findings["platform"]),
+        ("CPU", f"{findings['cpu']}, {findings['cores']} cores for this process"),
+        ("Memory", _size(findings["memory"])),
+        ("Devices", f"{findings['backend'] or 'unknown'}: {'; '.join(devices)}"),
+        ("Compiled", compiled),
+    ]
     packages = [
         (row["extra"], row["name"], row["found"] or "-", row["wanted"] or "any", _verdict(row))
         for row in findings["packages"]
     ]
-    lines += ["", "Packages", *_aligned(packages, "  ")]
-    lines += ["", "Data sets", *_aligned([(row["name"], _verdict(row)) for row in findings["data"]], "  "), ""]
+    lines = [*_aligned(machine), "", "Packages", *_aligned(packages, "  "), "", "Data sets"]
+    lines += [*_aligned([(row["name"], _verdict(row)) for row in findings["data"]], "  "), ""]
     if not findings["mends"]:
         return "\n".join([*lines, "everything is there"])
-    return "\n".join(
-        [*lines, "Mends", *_aligned([(m["mend"], f"for {', '.join(m['for'])}") for m in findings["mends"]], "  ")]
-    )
+    mends = [line for row in findings["mends"] for line in (f"  {row['mend']}", f"      for {', '.join(row['for'])}")]
+    return "\n".join([*lines, "Mends", *mends])
 
 
 def _requirements() -> list[tuple[str, str, str]]:

@@ -49,13 +49,13 @@ def record(
     contents: dict[Path, bytes] = {}
     for folder in _result_folders(out):
         content, trained_on = _read_result(folder / "result.json")
-        stem = baseline / (device or _folder_name(trained_on)) / folder.relative_to(out)
+        stem = baseline / (device or folder_name(trained_on)) / folder.relative_to(out)
         contents[stem.with_name(f"{stem.name}.json")] = content
         if folder.parent.parent == out:  # an experiment's
             contents[stem.with_name(f"{stem.name}.png")] = _read(folder / "figure.png")
     if benchmarks is not None:
         rows, timed_on = _read_benchmarks(benchmarks)
-        path = baseline / (device or _folder_name(timed_on)) / "benchmarks.json"
+        path = baseline / (device or folder_name(timed_on)) / "benchmarks.json"
         merged = {**_read_recorded_benchmarks(path), **rows}
         contents[path] = (json.dumps(dict(sorted(merged.items())), indent=1) + "\n").encode()
     if not contents:
@@ -142,8 +142,8 @@ def _read_recorded_benchmarks(path: Path) -> dict[str, Any]:
     raise InputError(f"recorded benchmarks {path} are damaged: expected a JSON object; remove or restore the file")
 
 
-def _folder_name(device: str) -> str:
-    """`laptop` for a CPU, else the accelerator's name: `NVIDIA H200` is `h200`."""
+def folder_name(device: str) -> str:
+    """Folder of a device's baselines: `laptop` for a CPU, else the accelerator's name, `h200` for `NVIDIA H200`."""
     if not _ACCELERATOR.match(device):
         return "laptop"
     return re.sub("[^a-z0-9]+", "-", device.removeprefix("NVIDIA ").lower()).strip("-")
