@@ -1,11 +1,13 @@
 """The tests that every workload's test class inherits."""
 
 import dataclasses
+import json
 import math
 import pickle
 import subprocess
 import sys
 from functools import partial
+from importlib.resources import files
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -14,6 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from harness.record import folder_name
+from harness.train import plan, train
 from workloads.workload import ConfigurationError, configure, workload_scale
 
 QUICKLY = {"xla_backend_optimization_level": 1}
@@ -21,6 +25,9 @@ QUICKLY = {"xla_backend_optimization_level": 1}
 
 BATCH = 16
 PADDING = 4
+
+BASELINE_TOLERANCE = 0.1
+"""Of the objective, relative: other versions of the compiler round otherwise, which a whole training run amplifies."""
 
 
 compile_quickly = partial(jax.jit, compiler_options=QUICKLY)
@@ -60,6 +67,8 @@ class WorkloadContract:
     split_sizes: ClassVar[dict[str, int]]
     initial_loss_slack: ClassVar[float] = 0.5
     """How far from log(classes) the head lets the loss at initialisation be, in nats."""
+    stated: ClassVar[dict[str, float]] = {}
+    """Scale to what a run with the defaults stays under, in the workload's objective on validation examples."""
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -246,6 +255,23 @@ class WorkloadContract:
     def test_data_have_hashes(self, workload):
         assert all(len(digest) == 64 for digest in workload.data_hashes().values())
         assert workload.data_hashes()
+
+    def test_trains_to_what_is_stated(self, scale, tmp_path, monkeypatch):
+        """At a scale of which nothing is stated, as well as the baseline of the same device."""
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+        trial = plan(self.name, scale, seed=0, settings={})
+        result = train(trial, tmp_path / "run", best=1, fresh=False, command="pytest workloads")
+        reached = result["results"][f"best_{trial.workload.objective}"]
+        assert result["status"] == "complete"
+        if scale in self.stated:
+            assert reached < self.stated[scale]
+            return
+        device = folder_name(result["provenance"]["device"])
+        recorded = files("baselines").joinpath(device, "train", self.name, f"{scale}-seed0.json")
+        if not recorded.is_file():
+            pytest.skip(f"{recorded} is not there; playbook record writes it")
+        baseline = json.loads(recorded.read_text())["results"][f"best_{trial.workload.objective}"]
+        assert reached == pytest.approx(baseline, rel=BASELINE_TOLERANCE)
 
     def test_equal_configurations_are_equal_and_travel(self, workload):
         copy = configure(workload, {})

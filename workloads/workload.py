@@ -120,18 +120,31 @@ def workload_scale(name: str, scale: str) -> Scale:
     """Finds a workload at a scale.
 
     Args:
-      name: a folder of `workloads`, such as `wide_resnet`.
+      name: a folder of `workloads`, such as `wide_resnet`, or `module:NAME` where NAME is a mapping like `SCALES`.
       scale: `smoke`, `laptop`, `accelerator` or `paper`.
 
     Raises:
       ConfigurationError: no such workload or scale.
     """
-    if name not in workload_names():
-        raise ConfigurationError(f"unknown workload {name!r}: {_known(name, workload_names())}")
-    scales = importlib.import_module(f"workloads.{name}.workload").SCALES
+    scales = _scales(name)
     if scale not in scales:
         raise ConfigurationError(f"unknown scale {scale!r} of {name}: {_known(scale, scales)}")
     return scales[scale]
+
+
+def _scales(name: str) -> Mapping[str, Scale]:
+    module, colon, attribute = name.partition(":")
+    if not colon:
+        if name not in workload_names():
+            raise ConfigurationError(f"unknown workload {name!r}: {_known(name, workload_names())}, or module:NAME")
+        return importlib.import_module(f"workloads.{name}.workload").SCALES
+    try:
+        scales = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigurationError(f"workload {name!r}: {error}; expected module:NAME that can be imported") from None
+    if not isinstance(scales, Mapping) or not all(isinstance(scale, Scale) for scale in scales.values()):
+        raise ConfigurationError(f"workload {name!r}: expected a mapping of scale name to workloads.workload.Scale")
+    return scales
 
 
 def configure(workload: Workload, overrides: Mapping[str, Any]) -> Workload:

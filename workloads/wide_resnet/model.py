@@ -19,6 +19,8 @@ class WideResNet(nn.Module):
         (the same divided by the root of the number of positions) or `global_pool`.
       classes: number of classes.
       batch_norm_momentum: share of the old running average that each training step keeps.
+      compute_dtype: of the images and activations up to the pool, `float32` or `bfloat16`; parameters, batch
+        statistics and logits are float32.
       convolution: the lowering, see `workloads.convolution`.
     """
 
@@ -28,23 +30,26 @@ class WideResNet(nn.Module):
     head: str
     classes: int
     batch_norm_momentum: float
+    compute_dtype: str
     convolution: str
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool) -> jax.Array:
         """Maps (batch, height, width, channels) float32 images to (batch, classes) float32 logits."""
         window = images.shape[1] // 4
-        x = Conv(16, lowering=self.convolution, name="stem")(images)
+        x = Conv(16, lowering=self.convolution, name="stem")(images.astype(self.compute_dtype))
         for group, stride in enumerate(self.group_strides):
             for block in range((self.depth - 4) // 6):
                 x = _Block(
                     16 * self.width * 2**group,
                     stride if block == 0 else 1,
                     self.batch_norm_momentum,
+                    self.compute_dtype,
                     self.convolution,
                     name=f"group{group}_block{block}",
                 )(x, train)
-        x = nn.relu(_normalize(self.batch_norm_momentum, train, "final_norm")(x))
+        x = nn.relu(_normalize(self.batch_norm_momentum, self.compute_dtype, train, "final_norm")(x))
+        x = x.astype(jnp.float32)
         if self.head == "global_pool":
             features = jnp.mean(x, axis=(1, 2))
         else:
@@ -61,17 +66,20 @@ class _Block(nn.Module):
     channels: int
     stride: int
     batch_norm_momentum: float
+    compute_dtype: str
     convolution: str
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        y = nn.relu(_normalize(self.batch_norm_momentum, train, "norm0")(x))
+        y = nn.relu(_normalize(self.batch_norm_momentum, self.compute_dtype, train, "norm0")(x))
         if x.shape[-1] != self.channels or self.stride != 1:
             x = Conv(self.channels, 1, self.stride, self.convolution, name="shortcut")(y)
         y = Conv(self.channels, 3, self.stride, self.convolution, name="conv0")(y)
-        y = nn.relu(_normalize(self.batch_norm_momentum, train, "norm1")(y))
+        y = nn.relu(_normalize(self.batch_norm_momentum, self.compute_dtype, train, "norm1")(y))
         return x + Conv(self.channels, 3, 1, self.convolution, name="conv1")(y)
 
 
-def _normalize(momentum: float, train: bool, name: str) -> nn.BatchNorm:
-    return nn.BatchNorm(use_running_average=not train, momentum=momentum, epsilon=1e-5, name=name)
+def _normalize(momentum: float, dtype: str, train: bool, name: str) -> nn.BatchNorm:
+    return nn.BatchNorm(
+        use_running_average=not train, momentum=momentum, epsilon=1e-5, dtype=jnp.dtype(dtype), name=name
+    )

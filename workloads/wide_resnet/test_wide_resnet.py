@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from workloads.contract import WorkloadContract, compile_quickly, trace_loss_and_gradient, weighted
+from workloads.contract import WorkloadContract, compile_quickly, dtypes, trace_loss_and_gradient, weighted
 from workloads.convolution import convolve_by_matrix_product
 from workloads.wide_resnet.model import WideResNet as Model
 from workloads.wide_resnet.workload import WideResNet
@@ -20,6 +20,7 @@ WEIGHT_DECAY = 1e-4
 class TestWideResNet(WorkloadContract):
     name = "wide_resnet"
     split_sizes = {"train": 4000, "validation": 1000}  # noqa: RUF012
+    stated = {"smoke": 0.9, "laptop": 0.12}  # noqa: RUF012
 
 
 def published():
@@ -28,7 +29,7 @@ def published():
 
 
 def build(depth=28, width=10, group_strides=(1, 2, 2), head="global_pool", classes=10):
-    return Model(depth, width, group_strides, head, classes, batch_norm_momentum=0.99, convolution="xla")
+    return Model(depth, width, group_strides, head, classes, 0.99, compute_dtype="float32", convolution="xla")
 
 
 def parameter_count(model, channels=3):
@@ -148,6 +149,39 @@ def test_running_averages_move_by_the_momentum_in_training_alone():
         np.testing.assert_allclose(after[name], expected, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("head", ["flatten_rescaled", "global_pool"])
+def test_bfloat16_keeps_what_is_kept_in_float32(head):
+    workload = WideResNet(10, 1, head=head, compute_dtype="bfloat16", dataset="mnist5k", side=8, convolution="xla")
+    parameters, state = jax.eval_shape(workload.initial, jax.random.key(0))
+    batch = weighted(workload.data(0).train, slice(4))
+
+    def loss(parameters, state, batch):
+        return workload.loss(parameters, state, batch, True, None)
+
+    traced = jax.make_jaxpr(jax.value_and_grad(loss, has_aux=True))(parameters, state, batch)
+    assert {str(value.dtype) for value in traced.out_avals} == {"float32"}
+    assert dtypes((parameters, state)) == {"float32"}
+    convolutions = [e for e in traced.eqns if e.primitive.name == "conv_general_dilated"]
+    assert {str(each.invars[0].aval.dtype) for each in convolutions} == {"bfloat16"}
+
+
+def test_bfloat16_is_close_to_float32():
+    exact = WideResNet(10, 1, batch_norm_momentum=0.5, dataset="mnist5k", side=8, convolution="xla")
+    rough = configure(exact, {"compute_dtype": "bfloat16"})
+    batch = weighted(exact.data(0).train, slice(8))
+    parameters, state = arbitrary_variables(exact.model, batch["image"].shape)
+
+    @compile_quickly
+    def both(parameters, state, batch):
+        return [workload.loss(parameters, state, batch, True, None) for workload in (exact, rough)]
+
+    (loss, (_, new_state)), (rough_loss, (_, rough_state)) = both(parameters, state, batch)
+    assert rough_loss != loss
+    assert rough_loss == pytest.approx(float(loss), rel=0.05)
+    for one, other in zip(jax.tree.leaves(rough_state), jax.tree.leaves(new_state), strict=True):
+        np.testing.assert_allclose(one, other, rtol=0.05, atol=0.05)
+
+
 def test_global_pooling_promotes_no_dtype():
     """All of the loss but Flax's `avg_pool`, which does."""
     workload = WideResNet(10, 1, head="global_pool", dataset="mnist5k", side=8)
@@ -184,6 +218,7 @@ def test_strings_are_read_as_the_fields_types():
         ("group_strides", "1,2,x", "numbers like 1,2,1"),
         ("group_strides", (1, 2), "three numbers"),
         ("group_strides", (0, 1, 1), "at least 1"),
+        ("compute_dtype", "float16", "float32, bfloat16"),
         ("dataset", "imagenet", "mnist5k, cifar10"),
         ("convolution", "fft", "xla, matrix_product, by_backend"),
     ],

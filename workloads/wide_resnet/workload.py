@@ -26,6 +26,7 @@ class WideResNet:
       group_strides: stride of the first block of each group.
       head: `flatten`, `flatten_rescaled` or `global_pool`.
       batch_norm_momentum: .99 at published length, .9 in runs of a few hundred steps.
+      compute_dtype: `float32` or `bfloat16`, of the activations.
       dataset: `mnist5k` or `cifar10`.
       side: side of the square images, at least 4.
       convolution: `xla`, `matrix_product` or `by_backend` (the matrix product on CPU, XLA elsewhere).
@@ -33,12 +34,14 @@ class WideResNet:
 
     name: ClassVar[str] = "wide_resnet"
     classes: ClassVar[int] = 10
+    objective: ClassVar[str] = "error"
 
     depth: int = 28
     width: int = 10
     group_strides: tuple[int, int, int] = (1, 2, 2)
     head: str = "flatten"
     batch_norm_momentum: float = 0.99
+    compute_dtype: str = "float32"
     dataset: str = "cifar10"
     side: int = 32
     convolution: str = "by_backend"
@@ -54,6 +57,7 @@ class WideResNet:
         check_choice("head", self.head, ("flatten", "flatten_rescaled", "global_pool"))
         if not 0 <= self.batch_norm_momentum < 1:
             raise ConfigurationError(f"batch_norm_momentum={self.batch_norm_momentum!r}: expected at least 0, below 1")
+        check_choice("compute_dtype", self.compute_dtype, ("float32", "bfloat16"))
         check_choice("dataset", self.dataset, ("mnist5k", "cifar10"))
         check_choice("convolution", self.convolution, ("xla", "matrix_product", "by_backend"))
         size = self.side
@@ -99,6 +103,7 @@ class WideResNet:
             head=self.head,
             classes=self.classes,
             batch_norm_momentum=self.batch_norm_momentum,
+            compute_dtype=self.compute_dtype,
             convolution=convolution,
         )
 
@@ -111,24 +116,25 @@ class WideResNet:
         return variables["params"], variables["batch_stats"]
 
     def loss(
-        self, parameters: Any, state: Any, batch: Mapping[str, jax.Array], train: bool, key: jax.Array
+        self,
+        parameters: Any,
+        state: Any,
+        batch: Mapping[str, jax.Array],
+        train: bool,
+        key: jax.Array,
+        label_smoothing: jax.Array | float = 0.0,
     ) -> tuple[jax.Array, tuple[dict[str, jax.Array], Any]]:
-        """See `workloads.workload.Workload`; the loss is the cross-entropy in nats, `error` the share misclassified."""
-        import jax.numpy as jnp
-        import optax
+        """See `workloads.workload.Workload`."""
+        from workloads.classification import image_loss
 
         del key  # nothing here is random
-        variables = {"params": parameters, "batch_stats": state}
-        if train:
-            logits, updates = self.model.apply(variables, batch["image"], train=True, mutable=["batch_stats"])
-            state = updates["batch_stats"]
-        else:
-            logits = self.model.apply(variables, batch["image"], train=False)
-        weight = batch["weight"] / jnp.sum(batch["weight"])
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
-        errors = (jnp.argmax(logits, axis=-1) != batch["label"]).astype(jnp.float32)
-        loss = jnp.sum(losses * weight)
-        return loss, ({"loss": loss, "error": jnp.sum(errors * weight)}, state)
+        return image_loss(self.model, parameters, state, batch, train, label_smoothing)
+
+    def predictions(self, parameters: Any, state: Any, batch: Mapping[str, jax.Array]) -> jax.Array:
+        """See `workloads.workload.Workload`."""
+        from workloads.classification import image_predictions
+
+        return image_predictions(self.model, parameters, state, batch)
 
 
 HYPERPARAMETERS = {"learning_rate": 0.1, "momentum": 0.9, "weight_decay": 1e-4, "warmup_steps": 0}

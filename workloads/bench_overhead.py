@@ -1,0 +1,74 @@
+"""What the harness adds to a training step: a trial of it against a bare loop of the same jitted step.
+
+    NPROC=1 pytest workloads/bench_overhead.py --benchmark-only
+
+`NPROC=1` keeps JAX on one thread, as the harness's workers are. The harness's arm is a whole `run_trial` without
+evaluations, compiled before: initialisation, data order and logging of every step included. The bare arm calls the
+harness's own step, jitted alone, in a Python loop: it starts from a state, has data order and rates at hand, logs
+nothing and waits for the device once, at its end. Rounds of both take turns; the time of the benchmark is the
+harness's, and `extra_info` has the medians and the overhead, their ratio less 1.
+"""
+
+import dataclasses
+import statistics
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from harness.studies.policy import policy
+from harness.training.batches import step_indices
+from harness.training.programs import _COMPILER_OPTIONS, Programs
+from harness.training.run import compile_programs, run_trial
+from workloads.bench_peers_arms import study_trials
+
+STEPS = {"wide_resnet": 384, "transformer": 192}
+ROUNDS = 5
+
+
+@pytest.mark.parametrize("workload", STEPS)
+def test_overhead(benchmark, workload):
+    trial = dataclasses.replace(study_trials(workload, 1)[0], steps=STEPS[workload], evaluation_steps=())
+    programs = Programs(trial, lanes=1, chunk=policy(workload, jax.default_backend()).chunk)
+    compile_programs(programs, trial)
+    bare_loop = _bare_loop(programs, trial)
+    bare = []
+
+    def harness():
+        outcome = run_trial(programs, trial)
+        assert len(outcome.curves["train_loss"]) == trial.steps
+
+    bare_loop()  # which compiles
+    # the setup of a round is not timed, so that rounds of the arms take turns
+    benchmark.pedantic(harness, setup=lambda: bare.append(bare_loop()), warmup_rounds=1, rounds=ROUNDS)
+    harness_seconds, bare_seconds = benchmark.stats.stats.median, statistics.median(bare[1:])
+    benchmark.extra_info.update(
+        steps=trial.steps,
+        harness_ms_per_step=1000 * harness_seconds / trial.steps,
+        bare_ms_per_step=1000 * bare_seconds / trial.steps,
+        overhead=harness_seconds / bare_seconds - 1,
+    )
+
+
+def _bare_loop(programs, trial):
+    """Gives a function that takes the steps of a trial and returns the seconds that they took."""
+    options = _COMPILER_OPTIONS.get(jax.default_backend())
+    step = jax.jit(programs._step, donate_argnums=0, compiler_options=options)
+    initial = jax.jit(programs._initial, compiler_options=options)(np.uint32(trial.seeds["init"]))
+    examples = jax.device_put(dict(trial.workload.data(trial.seeds["split"]).train))
+    indices = step_indices(trial.seeds["order"], len(examples["label"]), trial.batch_size, 0, trial.steps)
+    settings = trial.hyperparameters
+    rate = np.float32(settings["learning_rate"])
+    traced = {name: np.float32(settings[name]) for name in settings if name not in ("learning_rate", "warmup_steps")}
+    dropout = np.uint32(trial.seeds["dropout"])
+
+    def run():
+        state = jax.block_until_ready(jax.tree.map(jax.numpy.copy, initial))
+        begin = time.perf_counter()
+        for number, rows in enumerate(indices):
+            state, _ = step(state, dropout, traced, examples, rows, rate, np.int32(number))
+        jax.block_until_ready(state)
+        return time.perf_counter() - begin
+
+    return run
