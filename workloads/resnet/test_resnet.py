@@ -180,6 +180,42 @@ def test_a_block_is_that_of_the_paper(version, bottleneck):
     assert [("residual_norm" in v["params"]) for v in variables] == [False, True]
 
 
+def max_pool(x):
+    """3x3 of stride 2, of an even map, which SAME pads behind alone."""
+    padded = np.pad(x, ((0, 0), (0, 1), (0, 1), (0, 0)), constant_values=-np.inf)
+    rows, columns = x.shape[1:3]
+    return np.max([padded[:, i : i + rows : 2, j : j + columns : 2] for i in range(3) for j in range(3)], axis=0)
+
+
+@pytest.mark.parametrize("stem", ["imagenet", "small"])
+@pytest.mark.parametrize("version", BLOCKS)
+def test_what_stands_around_the_blocks(version, stem):
+    """Stem and head of a network without blocks, whose average is taken in float32."""
+    model = configure(TINY, {"version": version, "compute_dtype": "bfloat16"}).model.clone(blocks=(), stem=stem)
+    images = normal(2, 16, 16, 1)
+    variables = arbitrary(jax.eval_shape(partial(model.init, train=False), jax.random.key(0), images))
+    variables["params"]["stem"]["kernel"] -= 0.6  # to both signs, so that every ReLU cuts
+    forward = partial(model.apply, train=False, capture_intermediates=True, mutable=["intermediates"])
+    logits, found = compile_quickly(forward)(variables, images)
+    layers = {
+        name: np.float32(layer["__call__"][0]) for name, layer in found["intermediates"].items() if name[0] != "_"
+    }
+    pool = max_pool if stem == "imagenet" else lambda x: x
+    if version == "v1.5":
+        x = pool(np.maximum(layers["stem_norm"], 0))
+    else:
+        state = variables["batch_stats"]["final_norm"]
+        standard = (pool(layers["stem"]) - state["mean"]) / np.sqrt(state["var"] + 1e-5)
+        parameters = variables["params"]["final_norm"]
+        np.testing.assert_allclose(
+            layers["final_norm"], standard * parameters["scale"] + parameters["bias"], rtol=0.01, atol=0.01
+        )
+        x = np.maximum(layers["final_norm"], 0)
+    head = variables["params"]["head"]
+    expected = np.mean(x, axis=(1, 2)) @ head["kernel"] + head["bias"]
+    np.testing.assert_allclose(logits, expected, rtol=1e-5)
+
+
 @pytest.mark.parametrize(("version", "bottleneck"), [("v1.5", True), ("v2", False)])
 def test_blocks_start_as_the_identity_and_can_leave_it(version, bottleneck):
     """A ReLU of it in v1.5; the gradient of what starts at 0 does not vanish."""
