@@ -3,3 +3,6 @@
 import pytest
 
 pytest.register_assert_rewrite("workloads.contract")
+
+collect_ignore = ["bench_peers_arms.py", "bench_peers_torch.py"]
+"""Programs that `bench_peers.py` runs; PyTorch is not always there."""

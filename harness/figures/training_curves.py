@@ -2,7 +2,7 @@
 
 from matplotlib.figure import Figure
 
-from harness.figures.style import COLOURS, panels
+from harness.figures.style import COLOURS, panels, plain_log_ticks
 from harness.records import TrialRecord
 
 
@@ -30,6 +30,7 @@ def draw_training_curves(record: TrialRecord, title: str) -> Figure:
         panel.plot(range(1, len(curves[name]) + 1), curves[name], color=COLOURS[0], lw=0.7)
         panel.set_ylabel(name.replace("_", " ") + (" before clipping" if name == "gradient_norm" else ""))
     axes[2].set_yscale("log")
+    plain_log_ticks(axes[2].yaxis)
     for panel in axes:
         panel.set_xlabel("step")
     return figure
