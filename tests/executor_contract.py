@@ -132,7 +132,7 @@ class ExecutorContract:
         assert run.bits == {address: first.bits[address] for address in run.bits}
 
     def test_a_trial_that_always_fails_is_given_up_and_others_are_kept(self, faults):
-        bad = stand_in_trial(7)
+        bad = stand_in_trial(7, steps=30, evaluation_steps=(30,))  # so that it shares no pack
         (faults / f"error-{bad.seeds['split']}").touch()
         finished = []
         with pytest.raises(EnvironmentFailure, match=f"(?s){TRIES} times.*MemoryError: no room for") as caught:

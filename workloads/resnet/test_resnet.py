@@ -22,7 +22,7 @@ TINY = ResNet(8, stem="small", width=4, dataset="mnist5k", side=8, convolution="
 class TestResNet(WorkloadContract):
     name = "resnet"
     split_sizes = {"train": 5000, "validation": 1000}  # noqa: RUF012
-    stated = {"laptop": 0.17}  # noqa: RUF012
+    stated = {"smoke": 0.9, "laptop": 0.17}  # noqa: RUF012
 
     def test_the_last_scale_of_every_block_starts_at_zero(self, first_step):
         parameters, _, _ = first_step

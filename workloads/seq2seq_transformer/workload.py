@@ -85,7 +85,7 @@ SCALES = {
     "smoke": Scale(
         Seq2SeqTransformer(1, 16, 2, 32, dropout=0.0, dataset="cmudict"),
         8,
-        6,
+        60,
         256,
         {**HYPERPARAMETERS, "warmup_steps": 2},
         "adam",
