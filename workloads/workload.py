@@ -7,7 +7,7 @@ import difflib
 import importlib
 import pkgutil
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -25,16 +25,32 @@ class DataError(Exception):
 
 
 @dataclasses.dataclass(frozen=True)
+class Stream:
+    """Examples that are read and decoded when they are asked for, since they are too many to hold.
+
+    It travels to worker processes, so both fields can be pickled.
+
+    Attributes:
+      records: random access to the stored examples, by `len` and `[index]`.
+      prepare: from a record and the randomness of its augmentation to the fields of an example, a function of these
+        two alone; raises `DataError` where the record cannot be decoded.
+    """
+
+    records: Sequence[Any]
+    prepare: Callable[[Any, np.random.Generator], dict[str, np.ndarray]]
+
+
+@dataclasses.dataclass(frozen=True)
 class Splits:
-    """Training and held-out examples: field name to array, examples along the first axis.
+    """Training and held-out examples: field name to array, examples along the first axis, or both as streams.
 
     Attributes:
       train: examples to train on.
       validation: examples to evaluate on.
     """
 
-    train: Mapping[str, np.ndarray]
-    validation: Mapping[str, np.ndarray]
+    train: Mapping[str, np.ndarray] | Stream
+    validation: Mapping[str, np.ndarray] | Stream
 
 
 class Workload(Protocol):
