@@ -26,6 +26,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from workloads.product import product
+
 LOWERINGS = ("xla", "matrix_product")
 
 _ROWS, _COLUMNS, _CHANNELS = 1, 2, 3
@@ -55,7 +57,7 @@ def convolve_by_matrix_product(images: jax.Array, kernel: jax.Array, stride: int
     patches = _taps_side_by_side(images, size, stride, _COLUMNS)
     if channels <= _FEW_CHANNELS:  # more outputs than inputs: rather copy the inputs
         patches = _taps_side_by_side(patches, size, stride, _ROWS)
-        return _product(patches, kernel.reshape(size * size * channels, features))
+        return product(patches, kernel.reshape(size * size * channels, features))
     rows, taps = -(-height // stride), _taps(height, size, stride)
     total = None
     for remainder in range(min(stride, height)):
@@ -63,7 +65,7 @@ def convolve_by_matrix_product(images: jax.Array, kernel: jax.Array, stride: int
         if not chosen:
             continue
         weights = jnp.stack([kernel[tap] for tap, _ in chosen], 2).reshape(size * channels, len(chosen) * features)
-        products = _product(_every(patches, remainder, stride, _ROWS), weights)
+        products = product(_every(patches, remainder, stride, _ROWS), weights)
         parts = lax.split(products, (features,) * len(chosen), _CHANNELS)
         for part, (_, shift) in zip(parts, chosen, strict=True):
             part = _shifted(part, shift, rows, _ROWS)
@@ -88,11 +90,6 @@ def _placement(length: int, size: int, stride: int) -> np.ndarray:
     outputs = -(-length // stride)
     positions = np.arange(outputs)[:, None] * stride + np.arange(size) - _before(length, size, stride)
     return (np.arange(length)[:, None, None] == positions).astype(np.float32)
-
-
-def _product(patches: jax.Array, weights: jax.Array) -> jax.Array:
-    # With the leading axes in one, XLA takes its fastest product.
-    return (patches.reshape(-1, weights.shape[0]) @ weights).reshape(*patches.shape[:-1], weights.shape[1])
 
 
 def _taps_side_by_side(images: jax.Array, size: int, stride: int, axis: int) -> jax.Array:
