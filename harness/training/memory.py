@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import jax
 import numpy as np
 
+from harness.training.feeds import example_of, piece_batches
 from harness.training.programs import Programs
 from harness.training.trial import Trial
+from workloads.workload import Stream
 
 
 def training_bytes(programs: Programs, trial: Trial) -> int:
@@ -27,9 +27,15 @@ def training_bytes(programs: Programs, trial: Trial) -> int:
     def shape(dtype: type, *axes: int) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((lanes, *axes), dtype)
 
-    def stacked(examples: Mapping[str, np.ndarray]) -> dict[str, jax.ShapeDtypeStruct]:
-        return {name: shape(values.dtype, *values.shape) for name, values in examples.items()}
-
+    if isinstance(data.train, Stream):
+        example = example_of(data.train)
+        chunk = piece_batches(example, lanes, trial.batch_size, chunk)
+        examples = {name: shape(v.dtype, chunk, trial.batch_size, *v.shape) for name, v in example.items()}
+        indices, held_out = None, 0
+    else:
+        examples = {name: shape(values.dtype, *values.shape) for name, values in data.train.items()}
+        indices = shape(np.int32, chunk, trial.batch_size)
+        held_out = sum(values.nbytes for values in data.validation.values()) * lanes
     traced = [name for name in trial.hyperparameters if name not in ("learning_rate", "warmup_steps")]
     count = jax.ShapeDtypeStruct((), np.int32)
     compiled = programs.train.lower(
@@ -37,15 +43,14 @@ def training_bytes(programs: Programs, trial: Trial) -> int:
         shape(np.uint32),
         shape(np.uint32),
         {name: shape(np.float32) for name in traced},
-        stacked(data.train),
-        shape(np.int32, chunk, trial.batch_size),
+        examples,
+        indices,
         shape(np.float32, chunk),
         count,
         count,
     ).compile()
     used = compiled.memory_analysis()
     train = used.argument_size_in_bytes + used.output_size_in_bytes + used.temp_size_in_bytes
-    held_out = sum(values.nbytes for values in data.validation.values()) * lanes
     return train - used.alias_size_in_bytes + held_out
 
 

@@ -14,7 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
+from jax.sharding import Mesh
 
+from harness.training.devices import everywhere, split
 from harness.training.optimizer import clip_by_global_norm, decays, polyak_average, update_rule
 from harness.training.trial import OPTIMIZERS, Trial
 
@@ -58,21 +60,25 @@ class Programs:
     Attributes:
       lanes: trials of a pack.
       chunk: most steps of one call of the training program; shorter calls use the same compilation.
+      mesh: of the devices that a batch is split over; None for one device.
       curves: what a training step records.
     """
 
-    def __init__(self, trial: Trial, lanes: int = 1, chunk: int = 64):
-        """Prepares the programs of the compile group of a trial."""
+    def __init__(self, trial: Trial, lanes: int = 1, chunk: int = 64, mesh: Mesh | None = None):
+        """Prepares the programs of the compile group of a trial; with a mesh there is one lane."""
         self.lanes = lanes
         self.chunk = chunk
+        self.mesh = mesh
         self._workload = trial.workload
         self._optimizer = trial.optimizer
         self._averages = "averaging_decay" in trial.hyperparameters
         self.curves = (*CURVES, "clipped") if "clip_threshold" in trial.hyperparameters else CURVES
         options = _COMPILER_OPTIONS.get(jax.default_backend())
-        self.train = jax.jit(self._train, donate_argnums=0, compiler_options=options)
-        self.evaluate = jax.jit(self._evaluate, compiler_options=options)
-        self.predict = jax.jit(self._predict, compiler_options=options)
+        # What comes out lies whole on every device, so that every host can read it.
+        named = {"compiler_options": options, "out_shardings": everywhere(mesh)}
+        self.train = jax.jit(self._train, donate_argnums=0, **named)
+        self.evaluate = jax.jit(self._evaluate, **named)
+        self.predict = jax.jit(self._predict, **named)
         self.hessian_product = jax.jit(self._hessian_product, compiler_options=options)
 
     def blank_state(self) -> TrainingState:
@@ -99,6 +105,15 @@ class Programs:
 
         return alone if self.lanes == 1 else together
 
+    def _batch(
+        self, examples: Mapping[str, jax.Array], indices: jax.Array | None, weight: jax.Array | None = None
+    ) -> dict[str, jax.Array]:
+        """The examples `indices`, or all where that is None, with weight 1 unless given, split over the mesh."""
+        batch = dict(examples) if indices is None else {name: values[indices] for name, values in examples.items()}
+        count = len(next(iter(batch.values())))
+        batch["weight"] = jnp.ones(count, jnp.float32) if weight is None else weight
+        return batch if self.mesh is None else jax.lax.with_sharding_constraint(batch, split(self.mesh, 0))
+
     def _initial(self, init_seed: jax.Array) -> TrainingState:
         parameters, model_state = self._workload.initial(jax.random.key(init_seed))
         zeros = dict.fromkeys((*OPTIMIZERS[self._optimizer], "weight_decay"), 0.0)
@@ -120,13 +135,12 @@ class Programs:
         dropout_seed: jax.Array,
         hyperparameters: Mapping[str, jax.Array],
         examples: Mapping[str, jax.Array],
-        indices: jax.Array,
+        indices: jax.Array | None,
         rate: jax.Array,
         number: jax.Array,
     ) -> tuple[TrainingState, dict[str, jax.Array]]:
-        """Takes step `number`, int32 (), of one trial, on the examples `indices`, int32 (batch,), at a rate ()."""
-        batch = {name: values[indices] for name, values in examples.items()}
-        batch["weight"] = jnp.ones(indices.shape, jnp.float32)
+        """Takes step `number` of one trial, int32 (), at a rate (); `indices`, int32 (batch,), as in `_batch`."""
+        batch = self._batch(examples, indices)
         (objective, (loss, model_state)), gradients = jax.value_and_grad(self._objective, has_aux=True)(
             state.parameters,
             state.model_state,
@@ -153,7 +167,7 @@ class Programs:
         dropout_seeds: jax.Array,
         hyperparameters: Mapping[str, jax.Array],
         examples: Mapping[str, jax.Array],
-        indices: jax.Array,
+        indices: jax.Array | None,
         rates: jax.Array,
         start: jax.Array,
         count: jax.Array,
@@ -169,8 +183,9 @@ class Programs:
           init_seeds: uint32 (lanes,).
           dropout_seeds: uint32 (lanes,).
           hyperparameters: all but rate and warmup, float32 (lanes,) each.
-          examples: training sets, each field (lanes, examples, ...).
-          indices: examples of each step, int32 (lanes, chunk, batch).
+          examples: training sets, each field (lanes, examples, ...), or the batches of the steps, (lanes, chunk, batch,
+            ...).
+          indices: examples of each step, int32 (lanes, chunk, batch); None where the batches are given.
           rates: learning rate of each step, float32 (lanes, chunk).
           start: steps done before, int32 ().
           count: steps to do, at most `chunk`, int32 (); 0 only initialises.
@@ -181,7 +196,13 @@ class Programs:
         state = jax.lax.cond(
             start == 0, lambda old: self._in_lanes(self._initial, 0)(init_seeds), lambda old: old, state
         )
-        one_step = self._in_lanes(self._step, 1)
+        axis = 1  # of the steps
+        one_step = jax.vmap(self._step, (0, 0, 0, 0, 0, 0, None))
+        own = (state, dropout_seeds, hyperparameters, examples, indices, rates)
+        if self.lanes == 1:  # in the loop an axis of one lane would cost a copy of the state at every step
+            axis, one_step = 0, self._step
+            own = jax.tree.map(lambda leaf: leaf[0], own)
+        state, dropout_seeds, hyperparameters, examples, indices, rates = own
 
         def going_on(carry):
             done, finite, _, _ = carry
@@ -189,21 +210,21 @@ class Programs:
 
         def step(carry):
             done, finite, state, curves = carry
-            state, recorded = one_step(
-                state,
-                dropout_seeds,
-                hyperparameters,
-                examples,
-                indices[:, done],
-                rates[:, done],
-                start + done,
-            )
-            curves = {name: curve.at[:, done].set(recorded[name]) for name, curve in curves.items()}
+            picked, rows = examples, None
+            if indices is None:
+                picked = _batches_at(examples, done, axis)
+            else:
+                rows = jax.lax.dynamic_index_in_dim(indices, done, axis, keepdims=False)
+            rate = jax.lax.dynamic_index_in_dim(rates, done, axis, keepdims=False)
+            state, recorded = one_step(state, dropout_seeds, hyperparameters, picked, rows, rate, start + done)
+            curves = {name: curve.at[..., done].set(recorded[name]) for name, curve in curves.items()}
             return done + 1, finite & jnp.isfinite(recorded["train_objective"]), state, curves
 
         curves = {name: jnp.full(rates.shape, jnp.nan, jnp.float32) for name in self.curves}
-        finite = jnp.full(self.lanes, True)
+        finite = jnp.full(rates.shape[:-1], True)
         _, _, state, curves = jax.lax.while_loop(going_on, step, (jnp.int32(0), finite, state, curves))
+        if self.lanes == 1:
+            state, curves = jax.tree.map(lambda leaf: leaf[None], (state, curves))
         return state, curves
 
     def _evaluate(
@@ -211,52 +232,56 @@ class Programs:
         parameters: Any,
         model_state: Any,
         examples: Mapping[str, jax.Array],
-        indices: jax.Array,
+        indices: jax.Array | None,
         weights: jax.Array,
     ) -> dict[str, jax.Array]:
-        """Evaluates on every example.
+        """Evaluates on every example of a piece.
 
         Args:
           parameters: of the training state.
           model_state: of the training state.
-          examples: the sets, each field (lanes, examples, ...).
-          indices: int32 (batches, batch), from `padded_batches`.
+          examples: the sets, each field (lanes, examples, ...), or the batches, (lanes, batches, batch, ...).
+          indices: int32 (batches, batch), from `padded_batches`; None where the batches are given.
           weights: float32 (batches, batch), from `padded_batches`.
 
         Returns:
-          `loss` and `error`, weighted means over the set, float32 (lanes,) each.
+          `loss` and `error`, weighted means over the piece, and `weight`, their weight, float32 (lanes,) each.
         """
 
         def one(parameters, model_state, examples, batch_indices, batch_weights):
-            batch = {name: values[batch_indices] for name, values in examples.items()}
-            batch["weight"] = batch_weights
+            batch = self._batch(examples, batch_indices, batch_weights)
             _, (metrics, _) = self._workload.loss(parameters, model_state, batch, False, jax.random.key(0))
             return metrics
 
         def one_batch(batch):
-            return self._in_lanes(one, 2)(parameters, model_state, examples, *batch)
+            number, batch_indices, batch_weights = batch
+            picked = _batches_at(examples, number, 1) if indices is None else examples
+            return self._in_lanes(one, 2)(parameters, model_state, picked, batch_indices, batch_weights)
 
-        metrics = jax.lax.map(one_batch, (indices, weights))
+        metrics = jax.lax.map(one_batch, (np.arange(len(weights)), indices, weights))
         shares = metrics.pop("weight")
-        return {name: jnp.sum(values * shares, 0) / jnp.sum(shares, 0) for name, values in metrics.items()}
+        total = jnp.sum(shares, 0)
+        return {**{name: jnp.sum(values * shares, 0) / total for name, values in metrics.items()}, "weight": total}
 
     def _predict(
         self,
         parameters: Any,
         model_state: Any,
         examples: Mapping[str, jax.Array],
-        indices: jax.Array,
+        indices: jax.Array | None,
+        weights: jax.Array,
     ) -> jax.Array:
         """Predicts the label of every example, int32 (batches, lanes, batch, ...); the arguments are `evaluate`'s."""
 
         def one(parameters, model_state, examples, batch_indices):
-            batch = {name: values[batch_indices] for name, values in examples.items()}
-            return self._workload.predictions(parameters, model_state, batch)
+            return self._workload.predictions(parameters, model_state, self._batch(examples, batch_indices))
 
-        def one_batch(batch_indices):
-            return self._in_lanes(one, 1)(parameters, model_state, examples, batch_indices)
+        def one_batch(batch):
+            number, batch_indices = batch
+            picked = _batches_at(examples, number, 1) if indices is None else examples
+            return self._in_lanes(one, 1)(parameters, model_state, picked, batch_indices)
 
-        return jax.lax.map(one_batch, indices)
+        return jax.lax.map(one_batch, (np.arange(len(weights)), indices))
 
     def _hessian_product(
         self,
@@ -276,6 +301,11 @@ class Programs:
             return value
 
         return jax.jvp(jax.grad(objective), (flat,), (vector,))[1]
+
+
+def _batches_at(examples: Mapping[str, jax.Array], number: jax.Array, axis: int) -> dict[str, jax.Array]:
+    """The batch of that number along an axis."""
+    return {name: jax.lax.dynamic_index_in_dim(v, number, axis, keepdims=False) for name, v in examples.items()}
 
 
 def half_squared_kernels(parameters: Any) -> jax.Array:

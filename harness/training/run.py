@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
 
-from harness.training.batches import padded_batches, step_indices
 from harness.training.checkpoints import Checkpoints
 from harness.training.curvature import largest_eigenvalue
+from harness.training.feeds import Piece, feed_of
 from harness.training.programs import Programs, TrainingState
 from harness.training.schedule import learning_rates
 from harness.training.trial import Trial
-from workloads.workload import Workload
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,11 +47,9 @@ def compile_programs(programs: Programs, trial: Trial) -> None:
     run_pack(programs, [dataclasses.replace(trial, evaluation_steps=(0,))], steps_limit=0)
 
 
-def run_trial(
-    programs: Programs, trial: Trial, checkpoints: Checkpoints | None = None, **callbacks: Callable
-) -> Outcome:
+def run_trial(programs: Programs, trial: Trial, checkpoints: Checkpoints | None = None, **named: Any) -> Outcome:
     """Runs a pack of one trial; see `run_pack`."""
-    return run_pack(programs, [trial], checkpoints=checkpoints, **callbacks)[0]
+    return run_pack(programs, [trial], checkpoints=checkpoints, **named)[0]
 
 
 def run_pack(
@@ -61,6 +58,7 @@ def run_pack(
     steps_limit: int | None = None,
     checkpoints: Checkpoints | None = None,
     on_evaluation: Callable[[int, np.ndarray], None] = lambda step, metrics: None,
+    workers: int = 0,
 ) -> list[Outcome]:
     """Trains, evaluates and measures a pack of trials side by side.
 
@@ -74,6 +72,7 @@ def run_pack(
       checkpoints: where a single trial saves its state at every evaluation, and where it goes on from; None for
         neither.
       on_evaluation: called after each evaluation with steps done, and validation error and loss, float32 (2, trials).
+      workers: processes that read and decode where the data are streams; 0 for threads.
 
     Returns:
       An outcome for each trial.
@@ -82,7 +81,7 @@ def run_pack(
       DataError: the data are missing or not the expected ones.
     """
     begin = time.perf_counter()
-    pack = _Pack(programs, trials)
+    pack = _Pack(programs, trials, workers)
     total = trials[0].total_steps if steps_limit is None else steps_limit
     evaluation_steps = {step for step in trials[0].evaluation_steps if step <= total}
 
@@ -100,7 +99,7 @@ def run_pack(
         if 0 in evaluation_steps:
             evaluations = np.append(evaluations, pack.evaluate(state, 0), 0)
 
-    multiples = range(programs.chunk, total, programs.chunk)
+    multiples = range(pack.chunk, total, pack.chunk)
     stops = sorted(step for step in {*multiples, *evaluation_steps, total} if step > done)
     segments = list(itertools.pairwise([done, *stops]))
     prepared = pack.prepare(*segments[0]) if segments else None
@@ -175,17 +174,18 @@ def _outcome(
 
 
 class _Pack:
-    """The data and the settings of a pack, stacked for its programs."""
+    """The data and the settings of a pack, stacked for its programs.
 
-    def __init__(self, programs: Programs, trials: Sequence[Trial]):
+    Attributes:
+      chunk: most steps of one call of the training program.
+    """
+
+    def __init__(self, programs: Programs, trials: Sequence[Trial], workers: int):
         self._programs = programs
         self._trials = trials
         self._lanes = [*trials, *[trials[-1]] * (programs.lanes - len(trials))]
-        seeds = tuple(trial.seeds["split"] for trial in self._lanes)
-        self._train, self._validation = _on_device(trials[0].workload, seeds)
-        self._examples = next(iter(self._train.values())).shape[1]
-        self._held_out = next(iter(self._validation.values())).shape[1]
-        self._padded = padded_batches(self._held_out, trials[0].evaluation_batch_size)
+        self._feed = feed_of(self._lanes, programs.chunk, programs.mesh, workers)
+        self.chunk = self._feed.chunk
         self._hyperparameters = {
             name: np.array([trial.hyperparameters[name] for trial in self._lanes], np.float32)
             for name in trials[0].hyperparameters
@@ -195,28 +195,22 @@ class _Pack:
         self._init = np.array([trial.seeds["init"] for trial in self._lanes], np.uint32)
         self._dropout = np.array([trial.seeds["dropout"] for trial in self._lanes], np.uint32)
 
-    def prepare(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray, np.int32, np.int32]:
-        """Indices, rates, start and count of the steps from `start` to `stop`, as `Programs.train` takes them."""
-        trial = self._trials[0]
-        indices = np.zeros((len(self._lanes), self._programs.chunk, trial.batch_size), np.int32)
-        rates = np.zeros(indices.shape[:2], np.float32)
+    def prepare(self, start: int, stop: int) -> tuple[Piece, np.ndarray, np.int32, np.int32]:
+        """Examples, rates, start and count of the steps from `start` to `stop`, for `advance`."""
+        rates = np.zeros((len(self._lanes), self.chunk), np.float32)
         rates[:, : stop - start] = self._rates[:, start:stop]
-        orders = [lane.seeds["order"] for lane in self._lanes]
-        for order in set(orders):  # paired arms share theirs
-            rows = [lane for lane, other in enumerate(orders) if other == order]
-            indices[rows, : stop - start] = step_indices(order, self._examples, trial.batch_size, start, stop)
-        return indices, rates, np.int32(start), np.int32(stop - start)
+        return self._feed.training(start, stop), rates, np.int32(start), np.int32(stop - start)
 
     def advance(self, state: TrainingState, prepared: tuple) -> tuple[TrainingState, dict[str, jax.Array]]:
         """Trains the prepared steps, see `Programs.train`; does not wait for them."""
-        indices, rates, start, count = prepared
+        piece, rates, start, count = prepared
         return self._programs.train(
             state,
             self._init,
             self._dropout,
             self._hyperparameters,
-            self._train,
-            indices,
+            piece.examples,
+            piece.indices,
             rates,
             start,
             count,
@@ -224,15 +218,21 @@ class _Pack:
 
     def evaluate(self, state: TrainingState, step: int) -> np.ndarray:
         """Step, validation error and loss, float32 (1, 3, trials)."""
-        metrics = self._programs.evaluate(state.evaluated, state.model_state, self._validation, *self._padded)
-        rows = (np.full(len(self._lanes), step), metrics["error"], metrics["loss"])
+        found = [
+            self._programs.evaluate(state.evaluated, state.model_state, *piece) for piece in self._feed.evaluation()
+        ]
+        metrics = {name: np.stack([np.asarray(one[name]) for one in found]) for name in found[0]}
+        shares = metrics["weight"] / np.sum(metrics["weight"], 0)  # 1 where there is one piece
+        rows = (np.full(len(self._lanes), step), *(np.sum(metrics[name] * shares, 0) for name in ("error", "loss")))
         return np.stack([np.asarray(row, np.float32)[: len(self._trials)] for row in rows])[None]
 
     def predictions(self, state: TrainingState) -> np.ndarray:
         """Predicted labels of the validation examples, float32 (trials, examples x tokens)."""
-        labels = self._programs.predict(state.evaluated, state.model_state, self._validation, self._padded[0])
-        by_lane = np.moveaxis(np.asarray(labels), 1, 0)[: len(self._trials)]
-        by_example = by_lane.reshape(len(by_lane), -1, *by_lane.shape[3:])[:, : self._held_out]
+        found = [
+            self._programs.predict(state.evaluated, state.model_state, *piece) for piece in self._feed.evaluation()
+        ]
+        by_lane = np.moveaxis(np.concatenate([np.asarray(labels) for labels in found]), 1, 0)[: len(self._trials)]
+        by_example = by_lane.reshape(len(by_lane), -1, *by_lane.shape[3:])[:, : self._feed.held_out]
         return by_example.reshape(len(by_lane), -1).astype(np.float32)
 
     def sharpness(self, state: TrainingState) -> np.ndarray:
@@ -243,8 +243,7 @@ class _Pack:
         trial = self._trials[lane]
         if not trial.curvature_examples:
             return float("nan")
-        chosen = step_indices(trial.seeds["order"], self._examples, trial.curvature_examples, 0, 1)[0]
-        batch = {name: np.asarray(values)[lane, chosen] for name, values in self._train.items()}
+        batch = self._feed.first(lane, trial.curvature_examples)
         hyperparameters = {name: values[lane] for name, values in self._hyperparameters.items()}
         own = (state.parameters, state.model_state)
         parameters, model_state = jax.tree.map(lambda leaf: np.asarray(leaf)[lane], own)
@@ -260,14 +259,3 @@ def _rates(trial: Trial) -> np.ndarray:
     hyperparameters = trial.hyperparameters
     warmup = int(hyperparameters["warmup_steps"])
     return learning_rates(trial.schedule, hyperparameters["learning_rate"], warmup, trial.steps)
-
-
-@functools.lru_cache(maxsize=1)
-def _on_device(workload: Workload, split_seeds: tuple[int, ...]) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
-    """Training and validation sets of every lane's split seed, each field (lanes, examples, ...)."""
-    splits = {seed: workload.data(seed) for seed in dict.fromkeys(split_seeds)}
-
-    def stacked(sets: Sequence[Mapping[str, np.ndarray]]) -> dict[str, jax.Array]:
-        return {name: jax.device_put(np.stack([one[name] for one in sets])) for name in sets[0]}
-
-    return stacked([splits[s].train for s in split_seeds]), stacked([splits[s].validation for s in split_seeds])
