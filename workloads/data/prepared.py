@@ -4,18 +4,22 @@ A data set lies in `<data directory>/<name>[/<config>]/<version>/`: `dataset_inf
 and the shards hold its records. The data directory is `$TFDS_DATA_DIR`, by default `~/tensorflow_datasets`.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import importlib.util
+import io
 import json
 import os
 import re
 import resource
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from workloads.workload import DataError
 
@@ -171,6 +175,67 @@ def records(folder: Path, split: str) -> Sequence[dict[str, Any]]:
     except ValueError as error:
         raise DataError(f"{_title(folder)}: split {split!r}: {_one_line(error)}") from None
     return opened
+
+
+def write(
+    directory: Path,
+    name: str,
+    version: str,
+    features: dict[str, Any],
+    splits: dict[str, Iterable[tuple[Any, dict[str, Any]]]],
+    shards: int | None = None,
+    file_format: str = FORMAT,
+) -> Path:
+    """Prepares a data set of our own as TFDS prepares a published one.
+
+    Args:
+      directory: data directory of TFDS.
+      name: of the data set.
+      version: of it.
+      features: feature name to feature of `tensorflow_datasets.features`; images are given encoded, as bytes.
+      splits: split name to keys and records; the keys decide the order in which TFDS stores them.
+      shards: of each split; by its size if None.
+      file_format: of TFDS.
+
+    Returns:
+      The folder of the data set.
+    """
+    import tensorflow_datasets as tfds
+
+    def info(builder: Any) -> tfds.core.DatasetInfo:
+        return tfds.core.DatasetInfo(builder=builder, features=tfds.features.FeaturesDict(features))
+
+    members = {
+        "name": name,
+        "VERSION": tfds.core.Version(version),
+        "_info": info,
+        "_split_generators": lambda builder, manager: {split: iter(content) for split, content in splits.items()},
+        "_generate_examples": None,  # which TFDS wants to be there
+    }
+    with tfds.core.registered.skip_registration():  # by which a name could be had only once in a process
+        builder = type("Builder", (tfds.core.GeneratorBasedBuilder,), members)
+    tfds.disable_progress_bar()
+    prepared = builder(data_dir=directory, file_format=file_format)
+    with contextlib.redirect_stdout(io.StringIO()):  # where TFDS speaks of downloads
+        prepared.download_and_prepare(download_config=tfds.download.DownloadConfig(num_shards=shards))
+    return Path(prepared.data_dir)
+
+
+def chosen(records: Sequence[Any], positions: Sequence[int]) -> Sequence[Any]:
+    """Gives some of the records, those at the positions, in their order, without reading them."""
+    return _Chosen(records, np.asarray(positions))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Chosen(Sequence):
+    records: Sequence[Any]
+    positions: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.records[self.positions[index]]
 
 
 @dataclasses.dataclass(frozen=True)
