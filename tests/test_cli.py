@@ -113,11 +113,15 @@ class TestUsage:
             ("depth=11: expected 6n", ["--set", "depth=11"]),
             ("group_strides='1,2': expected numbers like 1,2,1", ["--set", "group_strides=1,2"]),
             ("side='8.5': expected int", ["--set", "side=8.5"]),
-            ("cifar10: the road to this data set is not built yet", ["--scale", "paper"]),
         ],
     )
     def test_values(self, refused, message, arguments):
         refused(message, "reproduce", "stride-instability", "--scale", "smoke", *arguments)
+
+    def test_a_data_set_that_is_not_prepared(self, refused, tmp_path, monkeypatch):
+        monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+        message = f"cifar10: not prepared in {tmp_path}; prepare it with: .*cifar10:3"
+        refused(message, "reproduce", "stride-instability", "--scale", "paper")
 
     def test_one_unknown_name_among_known_ones_runs_nothing(self, refused):
         refused("unknown experiment 'zzz'", "reproduce", "stride-instability", "zzz", "--scale", "smoke")

@@ -124,13 +124,29 @@ def splits(split_seed: int, side: int) -> Splits:
     )
 
 
-def _places(split_seed: int, window: int) -> list[np.ndarray]:
-    """Draws training and validation crops: photograph, top and left of each, int64 (n, 3)."""
-    generator = np.random.default_rng(split_seed)
+def split_tiles(generator: np.random.Generator) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Holds out about a fifth of each photograph's tiles.
+
+    Args:
+      generator: fresh from the split seed.
+
+    Returns:
+      Each photograph's corners of tiles for training, and those for validation, int64 (n, 2), in random order.
+
+    Raises:
+      DataError: see `load`.
+    """
     tiles = [generator.permutation(_tiles(photograph)) for photograph in load()]
     held_out = [round(len(corners) / 5) for corners in tiles]
     train = [corners[count:] for corners, count in zip(tiles, held_out, strict=True)]
     validation = [corners[:count] for corners, count in zip(tiles, held_out, strict=True)]
+    return train, validation
+
+
+def _places(split_seed: int, window: int) -> list[np.ndarray]:
+    """Draws training and validation crops: photograph, top and left of each, int64 (n, 3)."""
+    generator = np.random.default_rng(split_seed)
+    train, validation = split_tiles(generator)
     parts = []
     for part, count in ((train, TRAINING_CROPS), (validation, VALIDATION_CROPS)):
         places = [_draw(generator, corners, window, count) for corners in part]

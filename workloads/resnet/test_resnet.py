@@ -11,6 +11,7 @@ import pytest
 
 from workloads.contract import WorkloadContract, compile_quickly, dtypes, trace_loss_and_gradient
 from workloads.convolution import convolve_by_matrix_product
+from workloads.data import photo_patches_jpeg, prepared, synthetic_imagenet
 from workloads.resnet.model import _Block, _PreActivationBlock
 from workloads.resnet.workload import DATA_SETS, ResNet
 from workloads.workload import ConfigurationError, DataError, configure, workload_scale
@@ -328,14 +329,85 @@ def test_accelerator_scale_has_the_published_architecture():
     assert intermediate_shapes(workload)["group3_block2"].shape == (1, 2, 2, 2048)
 
 
-def test_paper_scale_names_a_mend_for_its_missing_data():
+def test_paper_scale_names_a_mend_for_its_missing_data(tmp_path, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     scale = workload_scale("resnet", "paper")
     assert scale.steps + scale.hyperparameters["warmup_steps"] == 186_667
     for read in (scale.workload.data_hashes, lambda: scale.workload.data(0)):
-        with pytest.raises(DataError, match=r"^imagenet2012: .*--scale accelerator.*photo_patches --set side=64$"):
+        with pytest.raises(DataError, match=r"^imagenet2012: not prepared in .*imagenet2012:5\.1\.0"):
             read()
-    mended = configure(scale.workload, {"dataset": "photo_patches", "side": "64"})
-    assert mended == workload_scale("resnet", "accelerator").workload
+
+
+def test_paper_scale_at_full_shapes(tmp_path, monkeypatch):
+    """Traced alone, on images of the road."""
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    folder = synthetic_imagenet.prepare(tmp_path, 4, 3)
+    scale = workload_scale("resnet", "paper")
+    assert scale.workload.data_hashes() == {"imagenet2012": prepared.content_hash(folder)}
+    batch = batch_from(scale.workload.data(0).train, 4)
+    assert batch["image"].shape == (4, 224, 224, 3)
+    full = {name: jax.ShapeDtypeStruct((1024, *each.shape[1:]), each.dtype) for name, each in batch.items()}
+    parameters, state = jax.eval_shape(scale.workload.initial, jax.random.key(0))
+    trace_loss_and_gradient(scale.workload, True, parameters, state, full)
+    assert jax.eval_shape(scale.workload.predictions, parameters, state, full).shape == (1024,)
+
+
+def batch_from(stream, size):
+    examples = [stream.prepare(stream.records[i], np.random.default_rng(i)) for i in range(size)]
+    batch = {name: np.stack([example[name] for example in examples]) for name in ("image", "label")}
+    return {**batch, "weight": np.ones(size, np.float32)}
+
+
+class TestPhotoPatchesJpeg:
+    """The road of ImageNet on photographs that are always there."""
+
+    @pytest.fixture
+    def workload(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+        return ResNet(8, stem="small", width=4, dataset="photo_patches_jpeg", side=64)
+
+    def test_two_steps(self, workload):
+        """Each lowers the loss of its batch."""
+        batch = batch_from(workload.data(0).train, 16)
+        assert batch["image"].dtype == np.uint8
+        parameters, state = compile_quickly(workload.initial)(jax.random.key(0))
+
+        @compile_quickly
+        def step(parameters, state, batch):
+            with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+                (loss, (_, state)), gradients = jax.value_and_grad(workload.loss, has_aux=True)(
+                    parameters, state, batch, True, None
+                )
+            return jax.tree.map(lambda p, g: p - 0.01 * g, parameters, gradients), state, loss
+
+        losses = []
+        for _ in range(3):
+            parameters, state, loss = step(parameters, state, batch)
+            losses.append(float(loss))
+        assert losses[0] == pytest.approx(math.log(10), abs=0.5)
+        assert losses[0] > losses[1] > losses[2]
+
+    def test_laptop_scale_takes_it(self, workload):
+        laptop = workload_scale("resnet", "laptop").workload
+        small = configure(laptop, {"dataset": "photo_patches_jpeg"})
+        assert small.data(0).validation.prepare(small.data(0).validation.records[0], np.random.default_rng(0))[
+            "image"
+        ].shape == (16, 16, 3)
+        assert small.data_hashes() == {"photo_patches_jpeg": photo_patches_jpeg.content_hash()}
+
+    def test_images_are_standardised(self, workload):
+        """Bytes and what they stand for give the same loss."""
+        workload = configure(TINY, {"dataset": "photo_patches_jpeg"})
+        batch = batch_from(workload.data(0).train, 8)
+        parameters, state = arbitrary(jax.eval_shape(workload.initial, jax.random.key(0)))
+        mean, deviation = (np.array(e, np.float32) for e in (photo_patches_jpeg.MEAN, photo_patches_jpeg.DEVIATION))
+        raw = batch["image"].astype(np.float32)
+        loss = compile_quickly(lambda batch: workload.loss(parameters, state, batch, False, None)[0])
+        bytewise, standardised, other = (
+            float(loss({**batch, "image": image})) for image in (batch["image"], (raw - mean) / deviation, raw)
+        )
+        assert bytewise == pytest.approx(standardised, rel=1e-4)
+        assert bytewise != pytest.approx(other, rel=0.01)
 
 
 def test_strings_are_read_as_the_fields_types():
@@ -358,8 +430,9 @@ def test_strings_are_read_as_the_fields_types():
         ("batch_norm_momentum", "nan", "below 1"),
         ("batch_norm_momentum", -0.1, "at least 0"),
         ("compute_dtype", "float16", "float32, bfloat16"),
-        ("dataset", "cifar10", "imagenet2012, photo_patches, mnist5k"),
+        ("dataset", "cifar10", "imagenet2012, photo_patches, photo_patches_jpeg, mnist5k"),
         ("dataset", "photo_patches", "8 to 64 of photo_patches"),
+        ("dataset", "photo_patches_jpeg", "8 to 64 of photo_patches_jpeg"),
         ("side", 31, "at least 32 with stem='imagenet'"),
         ("side", float("nan"), "at least 32"),
         ("convolution", "fft", "xla, matrix_product, by_backend"),
@@ -370,7 +443,7 @@ def test_bad_values_are_refused(field, value, expectation):
         configure(ResNet(), {field: value})
     message = str(caught.value)
     found = float(value) if field == "batch_norm_momentum" else value
-    found, field = (224, "side") if value == "photo_patches" else (found, field)
+    found, field = (224, "side") if str(value).startswith("photo_patches") else (found, field)
     assert message.startswith(f"{field}={found!r}: ")
     assert expectation in message
     assert len(message.splitlines()) == 1

@@ -10,6 +10,8 @@ import pytest
 
 from workloads.contract import WorkloadContract, compile_quickly, dtypes, trace_loss_and_gradient, weighted
 from workloads.convolution import convolve_by_matrix_product
+from workloads.data import cifar
+from workloads.data.test_cifar import prepare as prepare_cifar
 from workloads.wide_resnet.model import WideResNet as Model
 from workloads.wide_resnet.workload import WideResNet
 from workloads.workload import ConfigurationError, DataError, configure, workload_scale
@@ -124,9 +126,35 @@ def test_accelerator_scale_has_the_published_architecture():
     assert jax.tree.structure(new_state) == jax.tree.structure(state)
 
 
-def test_paper_scale_names_a_mend_for_its_missing_data():
-    with pytest.raises(DataError, match=r"^cifar10: .*--scale accelerator.*--set dataset=mnist5k$"):
-        workload_scale("wide_resnet", "paper").workload.data(0)
+@pytest.mark.parametrize(("dataset", "classes"), [("cifar10", 10), ("cifar100", 100)])
+def test_paper_scale_names_a_mend_for_its_missing_data(tmp_path, monkeypatch, dataset, classes):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    workload = configure(workload_scale("wide_resnet", "paper").workload, {"dataset": dataset})
+    assert workload.classes == classes
+    for read in (workload.data_hashes, lambda: workload.data(0)):
+        with pytest.raises(DataError, match=rf"^{dataset}: not prepared in .*{dataset}:3\.0\.2"):
+            read()
+
+
+@pytest.mark.parametrize("dataset", ["cifar10", "cifar100"])
+def test_paper_scale_at_full_shapes(tmp_path, monkeypatch, dataset):
+    """Traced alone, on images of the road; 200 epochs of 45,000 images."""
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    prepare_cifar(tmp_path, dataset)
+    scale = workload_scale("wide_resnet", "paper")
+    workload = configure(scale.workload, {"dataset": dataset})
+    stream = workload.data(0).train
+    example = stream.prepare(stream.records[0], np.random.default_rng(0))
+    shapes = {name: jax.ShapeDtypeStruct((128, *each.shape), each.dtype) for name, each in example.items()}
+    assert shapes["image"] == jax.ShapeDtypeStruct((128, 32, 32, 3), np.uint8)
+    batch = {**shapes, "weight": jax.ShapeDtypeStruct((128,), np.float32)}
+    parameters, state = jax.eval_shape(workload.initial, jax.random.key(0))
+    assert parameters["head"]["kernel"].shape == (640, workload.classes)
+    trace_loss_and_gradient(workload, True, parameters, state, batch)
+    assert jax.eval_shape(workload.predictions, parameters, state, batch).shape == (128,)
+    assert scale.steps * scale.batch_size == pytest.approx(200 * 45_000, abs=128)
+    assert set(workload.data_hashes()) == {dataset}
+    assert workload._channels == (cifar.MEAN[dataset], cifar.DEVIATION[dataset])
 
 
 def test_running_averages_move_by_the_momentum_in_training_alone():
@@ -208,6 +236,7 @@ def test_strings_are_read_as_the_fields_types():
         ("width", 0, "at least 1"),
         ("width", "-3", "at least 1"),
         ("side", 3, "at least 4"),
+        ("side", 28, "32 of cifar10"),
         ("head", "x", "flatten, flatten_rescaled, global_pool"),
         ("batch_norm_momentum", 1.0, "below 1"),
         ("batch_norm_momentum", "nan", "below 1"),
@@ -219,7 +248,7 @@ def test_strings_are_read_as_the_fields_types():
         ("group_strides", (1, 2), "three numbers"),
         ("group_strides", (0, 1, 1), "at least 1"),
         ("compute_dtype", "float16", "float32, bfloat16"),
-        ("dataset", "imagenet", "mnist5k, cifar10"),
+        ("dataset", "imagenet", "mnist5k, cifar10, cifar100"),
         ("convolution", "fft", "xla, matrix_product, by_backend"),
     ],
 )

@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from workloads.data import mnist5k
-from workloads.workload import ConfigurationError, DataError, Scale, Splits, check_at_least, check_choice
+from workloads.data import cifar, mnist5k
+from workloads.workload import ConfigurationError, Scale, Splits, check_at_least, check_choice
 
 if TYPE_CHECKING:
     import jax
 
+    from workloads.classification import Channels
     from workloads.wide_resnet.model import WideResNet as Model
 
 
@@ -27,13 +28,12 @@ class WideResNet:
       head: `flatten`, `flatten_rescaled` or `global_pool`.
       batch_norm_momentum: .99 at published length, .9 in runs of a few hundred steps.
       compute_dtype: `float32` or `bfloat16`, of the activations.
-      dataset: `mnist5k` or `cifar10`.
-      side: side of the square images, at least 4.
+      dataset: `mnist5k`, `cifar10` or `cifar100`.
+      side: side of the square images, at least 4; that of CIFAR is 32.
       convolution: `xla`, `matrix_product` or `by_backend` (the matrix product on CPU, XLA elsewhere).
     """
 
     name: ClassVar[str] = "wide_resnet"
-    classes: ClassVar[int] = 10
     objective: ClassVar[str] = "error"
 
     depth: int = 28
@@ -58,7 +58,9 @@ class WideResNet:
         if not 0 <= self.batch_norm_momentum < 1:
             raise ConfigurationError(f"batch_norm_momentum={self.batch_norm_momentum!r}: expected at least 0, below 1")
         check_choice("compute_dtype", self.compute_dtype, ("float32", "bfloat16"))
-        check_choice("dataset", self.dataset, ("mnist5k", "cifar10"))
+        check_choice("dataset", self.dataset, ("mnist5k", *cifar.CLASSES))
+        if self.dataset in cifar.CLASSES and self.side != cifar.SIDE:
+            raise ConfigurationError(f"side={self.side!r}: expected {cifar.SIDE} of {self.dataset}")
         check_choice("convolution", self.convolution, ("xla", "matrix_product", "by_backend"))
         size = self.side
         for stride in self.group_strides:
@@ -69,22 +71,30 @@ class WideResNet:
                 f"{self.side // 4}x{self.side // 4} pool of head={self.head!r}; expected head='global_pool'"
             )
 
+    @property
+    def classes(self) -> int:
+        """Number of classes of the data set."""
+        return cifar.CLASSES.get(self.dataset, 10)
+
     def data_hashes(self) -> dict[str, str]:
         """See `workloads.workload.Workload`."""
-        self._check_road()
+        if self.dataset in cifar.CLASSES:
+            return {self.dataset: cifar.content_hash(self.dataset)}
         mnist5k.find()
         return {"mnist5k": mnist5k.SHA256}
 
     def data(self, split_seed: int) -> Splits:
         """See `workloads.workload.Workload`."""
-        self._check_road()
+        if self.dataset in cifar.CLASSES:
+            return cifar.streams(self.dataset, split_seed)
         return mnist5k.splits(split_seed, self.side)
 
-    def _check_road(self) -> None:
-        if self.dataset == "cifar10":
-            raise DataError(
-                "cifar10: the road to this data set is not built yet; use --scale accelerator, or --set dataset=mnist5k"
-            )
+    @property
+    def _channels(self) -> Channels | None:
+        """What streamed images, which are uint8, are standardised by."""
+        if self.dataset not in cifar.CLASSES:
+            return None
+        return cifar.MEAN[self.dataset], cifar.DEVIATION[self.dataset]
 
     @cached_property
     def model(self) -> Model:
@@ -128,13 +138,13 @@ class WideResNet:
         from workloads.classification import image_loss
 
         del key  # nothing here is random
-        return image_loss(self.model, parameters, state, batch, train, label_smoothing)
+        return image_loss(self.model, parameters, state, batch, train, label_smoothing, self._channels)
 
     def predictions(self, parameters: Any, state: Any, batch: Mapping[str, jax.Array]) -> jax.Array:
         """See `workloads.workload.Workload`."""
         from workloads.classification import image_predictions
 
-        return image_predictions(self.model, parameters, state, batch)
+        return image_predictions(self.model, parameters, state, batch, self._channels)
 
 
 HYPERPARAMETERS = {"learning_rate": 0.1, "momentum": 0.9, "weight_decay": 1e-4, "warmup_steps": 0}
@@ -145,5 +155,16 @@ SCALES = {
         WideResNet(10, 1, batch_norm_momentum=0.9, dataset="mnist5k", side=8), 64, 100, 250, HYPERPARAMETERS
     ),
     "accelerator": Scale(WideResNet(dataset="mnist5k"), 128, 5000, 1000, HYPERPARAMETERS),
-    "paper": Scale(WideResNet(), 128, 14600, 1000, {**HYPERPARAMETERS, "weight_decay": 5e-4}),
+    # Zagoruyko and Komodakis 2016, arXiv 1605.07146: batch 128 and 200 epochs, here of the 45,000 images that are not
+    # held out. Their rate falls to a fifth after 60, 120 and 160 epochs, and their decay is of all parameters, where
+    # ours is of kernels. Published test errors, after training on all 50,000: .040 of cifar10, .202 of cifar100.
+    "paper": Scale(
+        WideResNet(),
+        128,
+        70_312,
+        1000,
+        {**HYPERPARAMETERS, "weight_decay": 5e-4},
+        "nesterov",
+        "cosine",
+    ),
 }
