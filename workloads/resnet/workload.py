@@ -121,11 +121,9 @@ class ResNet:
         """The Flax module."""
         import jax
 
+        from workloads.convolution import lowering_of
         from workloads.resnet.model import ResNet as Model
 
-        convolution = self.convolution
-        if convolution == "by_backend":
-            convolution = "matrix_product" if jax.default_backend() == "cpu" else "xla"
         return Model(
             blocks=IMAGENET_BLOCKS[self.depth] if self.stem == "imagenet" else ((self.depth - 2) // 6,) * 3,
             bottleneck=self.stem == "imagenet" and self.depth >= 50,
@@ -137,7 +135,7 @@ class ResNet:
             classes=self.classes,
             batch_norm_momentum=self.batch_norm_momentum,
             compute_dtype=self.compute_dtype,
-            convolution=convolution,
+            convolution=lowering_of(self.convolution, jax.default_backend()),
         )
 
     def initial(self, key: jax.Array) -> tuple[Any, Any]:

@@ -91,11 +91,9 @@ class WideResNet:
         """The Flax module."""
         import jax
 
+        from workloads.convolution import lowering_of
         from workloads.wide_resnet.model import WideResNet as Model
 
-        convolution = self.convolution
-        if convolution == "by_backend":
-            convolution = "matrix_product" if jax.default_backend() == "cpu" else "xla"
         return Model(
             depth=self.depth,
             width=self.width,
@@ -104,7 +102,7 @@ class WideResNet:
             classes=self.classes,
             batch_norm_momentum=self.batch_norm_momentum,
             compute_dtype=self.compute_dtype,
-            convolution=convolution,
+            convolution=lowering_of(self.convolution, jax.default_backend()),
         )
 
     def initial(self, key: jax.Array) -> tuple[Any, Any]:
