@@ -32,6 +32,9 @@ class GhostBatchNorm(nn.Module):
     not depend on the virtual batch for given activations. The paper's decay once a virtual batch instead, and leave out
     the variance between them.
 
+    Groups that a device's share does not hold exchange statistics of shape (batch, channels), never activations. On one
+    CPU thread, training steps of `wide_resnet` and `resnet` at laptop take 2 to 6% longer than with Flax's module.
+
     Parameters `scale` and `bias` and state `mean` and `var` are float32 (channels,); statistics are float32 too, in one
     pass like Flax's, as the mean of squares minus the squared mean, at least 0.
 
