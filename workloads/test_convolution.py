@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import lax
 
-from workloads.convolution import LOWERINGS, Conv, convolve_by_matrix_product
+from workloads.convolution import LOWERINGS, Conv, convolve_by_matrix_product, lowering_of
 
 
 def convolve_by_xla(images, kernel, stride):
@@ -120,3 +120,10 @@ def test_both_lowerings_initialise_alike():
     kernels = [Conv(3, lowering=lowering).init(jax.random.key(0), images)["params"]["kernel"] for lowering in LOWERINGS]
     assert kernels[0].shape == (3, 3, 2, 3)
     np.testing.assert_array_equal(*kernels)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "gpu", "tpu", "another"])
+def test_the_lowering_of_a_backend(backend):
+    """What the measurements chose, unless a configuration names one."""
+    assert lowering_of("by_backend", backend) == ("matrix_product" if backend == "cpu" else "xla")
+    assert [lowering_of(lowering, backend) for lowering in LOWERINGS] == list(LOWERINGS)

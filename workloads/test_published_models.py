@@ -25,7 +25,7 @@ def build(name):
         return ResNet(50, convolution="xla").model
     depth, width, classes, bug = re.fullmatch(r"wrn_(\d+)_(\d+)_cifar(\d+)(_stride_bug)?", name).groups()
     strides, head = ((1, 2, 1), "flatten") if bug else ((1, 2, 2), "global_pool")
-    return WideResNetModel(int(depth), int(width), strides, head, int(classes), 0.9, "float32", "xla")
+    return WideResNetModel(int(depth), int(width), strides, head, int(classes), 0.9, 0, "float32", "xla")
 
 
 def multiply_accumulates(jaxpr):

@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from workloads.batch_norm import batch_norm
 from workloads.convolution import Conv
 
 
@@ -28,6 +29,7 @@ class ResNet(nn.Module):
       zero_init_last_scale: every residual branch starts at 0; see `workload.ResNet`.
       classes: number of classes.
       batch_norm_momentum: share of the old running average that each training step keeps.
+      virtual_batch_size: examples of a virtual batch, 0 for the whole batch; see `workloads.batch_norm`.
       compute_dtype: of the images and activations up to the pool, `float32` or `bfloat16`; parameters, batch
         statistics and logits are float32.
       convolution: the lowering, see `workloads.convolution`.
@@ -42,6 +44,7 @@ class ResNet(nn.Module):
     zero_init_last_scale: bool
     classes: int
     batch_norm_momentum: float
+    virtual_batch_size: int
     compute_dtype: str
     convolution: str
 
@@ -49,7 +52,7 @@ class ResNet(nn.Module):
     def __call__(self, images: jax.Array, train: bool) -> jax.Array:
         """Maps (batch, height, width, channels) float32 images to (batch, classes) float32 logits."""
         norm = partial(
-            nn.BatchNorm,
+            batch_norm(self.virtual_batch_size),
             use_running_average=not train,
             momentum=self.batch_norm_momentum,
             epsilon=1e-5,

@@ -429,6 +429,8 @@ def test_strings_are_read_as_the_fields_types():
         ("batch_norm_momentum", 1.0, "below 1"),
         ("batch_norm_momentum", "nan", "below 1"),
         ("batch_norm_momentum", -0.1, "at least 0"),
+        ("virtual_batch_size", -1, "at least 0"),
+        ("virtual_batch_size", "1.5", "expected int"),
         ("compute_dtype", "float16", "float32, bfloat16"),
         ("dataset", "cifar10", "imagenet2012, photo_patches, photo_patches_jpeg, mnist5k"),
         ("dataset", "photo_patches", "8 to 64 of photo_patches"),

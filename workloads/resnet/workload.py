@@ -51,6 +51,8 @@ class ResNet:
         last norm in v1.5; in v2, where the ReLU behind that norm would give 0 for ever, the kernel of its last
         convolution.
       batch_norm_momentum: share of the old running average that each training step keeps.
+      virtual_batch_size: the most examples that share the statistics of a norm in training, see
+        `workloads.batch_norm`; 0 for the whole batch.
       compute_dtype: `float32` or `bfloat16`, of the activations.
       dataset: `imagenet2012`, `photo_patches`, `photo_patches_jpeg` (random resized crops of the same photographs, read
         as ImageNet is) or `mnist5k`.
@@ -68,6 +70,7 @@ class ResNet:
     norm_on_residual: bool = False
     zero_init_last_scale: bool = True
     batch_norm_momentum: float = 0.9
+    virtual_batch_size: int = 0
     compute_dtype: str = "float32"
     dataset: str = "imagenet2012"
     side: int = 224
@@ -89,6 +92,7 @@ class ResNet:
         check_choice("zero_init_last_scale", self.zero_init_last_scale, (False, True))
         if not 0 <= self.batch_norm_momentum < 1:
             raise ConfigurationError(f"batch_norm_momentum={self.batch_norm_momentum!r}: expected at least 0, below 1")
+        check_at_least("virtual_batch_size", self.virtual_batch_size, 0)
         check_choice("compute_dtype", self.compute_dtype, ("float32", "bfloat16"))
         check_choice("dataset", self.dataset, tuple(DATA_SETS))
         smallest = 32 if self.stem == "imagenet" else 4  # which leaves one position for the pool
@@ -128,11 +132,9 @@ class ResNet:
         """The Flax module."""
         import jax
 
+        from workloads.convolution import lowering_of
         from workloads.resnet.model import ResNet as Model
 
-        convolution = self.convolution
-        if convolution == "by_backend":
-            convolution = "matrix_product" if jax.default_backend() == "cpu" else "xla"
         return Model(
             blocks=IMAGENET_BLOCKS[self.depth] if self.stem == "imagenet" else ((self.depth - 2) // 6,) * 3,
             bottleneck=self.stem == "imagenet" and self.depth >= 50,
@@ -143,8 +145,9 @@ class ResNet:
             zero_init_last_scale=self.zero_init_last_scale,
             classes=self.classes,
             batch_norm_momentum=self.batch_norm_momentum,
+            virtual_batch_size=self.virtual_batch_size,
             compute_dtype=self.compute_dtype,
-            convolution=convolution,
+            convolution=lowering_of(self.convolution, jax.default_backend()),
         )
 
     def initial(self, key: jax.Array) -> tuple[Any, Any]:

@@ -1,10 +1,14 @@
 """Wide ResNet (Zagoruyko and Komodakis 2016, arXiv 1605.07146), with the strides and heads of figure 4."""
 
+from collections.abc import Callable
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from workloads.batch_norm import batch_norm
 from workloads.convolution import Conv
 
 
@@ -19,6 +23,7 @@ class WideResNet(nn.Module):
         (the same divided by the root of the number of positions) or `global_pool`.
       classes: number of classes.
       batch_norm_momentum: share of the old running average that each training step keeps.
+      virtual_batch_size: examples of a virtual batch, 0 for the whole batch; see `workloads.batch_norm`.
       compute_dtype: of the images and activations up to the pool, `float32` or `bfloat16`; parameters, batch
         statistics and logits are float32.
       convolution: the lowering, see `workloads.convolution`.
@@ -30,12 +35,20 @@ class WideResNet(nn.Module):
     head: str
     classes: int
     batch_norm_momentum: float
+    virtual_batch_size: int
     compute_dtype: str
     convolution: str
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool) -> jax.Array:
         """Maps (batch, height, width, channels) float32 images to (batch, classes) float32 logits."""
+        norm = partial(
+            batch_norm(self.virtual_batch_size),
+            use_running_average=not train,
+            momentum=self.batch_norm_momentum,
+            epsilon=1e-5,
+            dtype=jnp.dtype(self.compute_dtype),
+        )
         window = images.shape[1] // 4
         x = Conv(16, lowering=self.convolution, name="stem")(images.astype(self.compute_dtype))
         for group, stride in enumerate(self.group_strides):
@@ -43,12 +56,11 @@ class WideResNet(nn.Module):
                 x = _Block(
                     16 * self.width * 2**group,
                     stride if block == 0 else 1,
-                    self.batch_norm_momentum,
-                    self.compute_dtype,
+                    norm,
                     self.convolution,
                     name=f"group{group}_block{block}",
-                )(x, train)
-        x = nn.relu(_normalize(self.batch_norm_momentum, self.compute_dtype, train, "final_norm")(x))
+                )(x)
+        x = nn.relu(norm(name="final_norm")(x))
         x = x.astype(jnp.float32)
         if self.head == "global_pool":
             features = jnp.mean(x, axis=(1, 2))
@@ -65,21 +77,14 @@ class WideResNet(nn.Module):
 class _Block(nn.Module):
     channels: int
     stride: int
-    batch_norm_momentum: float
-    compute_dtype: str
+    norm: Callable[..., nn.Module]
     convolution: str
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        y = nn.relu(_normalize(self.batch_norm_momentum, self.compute_dtype, train, "norm0")(x))
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = nn.relu(self.norm(name="norm0")(x))
         if x.shape[-1] != self.channels or self.stride != 1:
             x = Conv(self.channels, 1, self.stride, self.convolution, name="shortcut")(y)
         y = Conv(self.channels, 3, self.stride, self.convolution, name="conv0")(y)
-        y = nn.relu(_normalize(self.batch_norm_momentum, self.compute_dtype, train, "norm1")(y))
+        y = nn.relu(self.norm(name="norm1")(y))
         return x + Conv(self.channels, 3, 1, self.convolution, name="conv1")(y)
-
-
-def _normalize(momentum: float, dtype: str, train: bool, name: str) -> nn.BatchNorm:
-    return nn.BatchNorm(
-        use_running_average=not train, momentum=momentum, epsilon=1e-5, dtype=jnp.dtype(dtype), name=name
-    )

@@ -31,7 +31,7 @@ def published():
 
 
 def build(depth=28, width=10, group_strides=(1, 2, 2), head="global_pool", classes=10):
-    return Model(depth, width, group_strides, head, classes, 0.99, compute_dtype="float32", convolution="xla")
+    return Model(depth, width, group_strides, head, classes, 0.99, 0, compute_dtype="float32", convolution="xla")
 
 
 def parameter_count(model, channels=3):
@@ -241,6 +241,8 @@ def test_strings_are_read_as_the_fields_types():
         ("batch_norm_momentum", 1.0, "below 1"),
         ("batch_norm_momentum", "nan", "below 1"),
         ("batch_norm_momentum", -0.1, "at least 0"),
+        ("virtual_batch_size", -1, "at least 0"),
+        ("virtual_batch_size", "1.5", "expected int"),
         ("group_strides", (2, 2, 2), "head='global_pool'"),
         ("group_strides", "2,2,2", "head='global_pool'"),
         ("group_strides", "1,2", "numbers like 1,2,1"),

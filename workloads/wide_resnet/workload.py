@@ -27,6 +27,8 @@ class WideResNet:
       group_strides: stride of the first block of each group.
       head: `flatten`, `flatten_rescaled` or `global_pool`.
       batch_norm_momentum: .99 at published length, .9 in runs of a few hundred steps.
+      virtual_batch_size: the most examples that share the statistics of a norm in training, see
+        `workloads.batch_norm`; 0 for the whole batch.
       compute_dtype: `float32` or `bfloat16`, of the activations.
       dataset: `mnist5k`, `cifar10` or `cifar100`.
       side: side of the square images, at least 4; that of CIFAR is 32.
@@ -41,6 +43,7 @@ class WideResNet:
     group_strides: tuple[int, int, int] = (1, 2, 2)
     head: str = "flatten"
     batch_norm_momentum: float = 0.99
+    virtual_batch_size: int = 0
     compute_dtype: str = "float32"
     dataset: str = "cifar10"
     side: int = 32
@@ -57,6 +60,7 @@ class WideResNet:
         check_choice("head", self.head, ("flatten", "flatten_rescaled", "global_pool"))
         if not 0 <= self.batch_norm_momentum < 1:
             raise ConfigurationError(f"batch_norm_momentum={self.batch_norm_momentum!r}: expected at least 0, below 1")
+        check_at_least("virtual_batch_size", self.virtual_batch_size, 0)
         check_choice("compute_dtype", self.compute_dtype, ("float32", "bfloat16"))
         check_choice("dataset", self.dataset, ("mnist5k", *cifar.CLASSES))
         if self.dataset in cifar.CLASSES and self.side != cifar.SIDE:
@@ -101,11 +105,9 @@ class WideResNet:
         """The Flax module."""
         import jax
 
+        from workloads.convolution import lowering_of
         from workloads.wide_resnet.model import WideResNet as Model
 
-        convolution = self.convolution
-        if convolution == "by_backend":
-            convolution = "matrix_product" if jax.default_backend() == "cpu" else "xla"
         return Model(
             depth=self.depth,
             width=self.width,
@@ -113,8 +115,9 @@ class WideResNet:
             head=self.head,
             classes=self.classes,
             batch_norm_momentum=self.batch_norm_momentum,
+            virtual_batch_size=self.virtual_batch_size,
             compute_dtype=self.compute_dtype,
-            convolution=convolution,
+            convolution=lowering_of(self.convolution, jax.default_backend()),
         )
 
     def initial(self, key: jax.Array) -> tuple[Any, Any]:
