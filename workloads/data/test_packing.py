@@ -25,7 +25,7 @@ def assert_next_fit(sides, capacity):
     for first, stop in packs:
         assert first < stop
         assert all(cut(side[first:stop], capacity).sum() <= capacity for side in sides)
-    for (first, stop), _ in zip(packs[:-1], packs[1:], strict=True):  # the next document did not fit
+    for first, stop in packs[:-1]:  # the next document did not fit
         assert any(cut(side[first : stop + 1], capacity).sum() > capacity for side in sides)
 
 
