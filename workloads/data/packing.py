@@ -48,6 +48,16 @@ def pack(ids: np.ndarray, lengths: np.ndarray, capacity: int) -> tuple[np.ndarra
 
 
 def shifted(labels: np.ndarray, segments: np.ndarray, positions: np.ndarray, begin: int) -> np.ndarray:
-    """Computes what a model reads where it is to predict the labels of `pack`: of each document, `begin` and the labels
-    before; 0 where the segment is 0."""
-    return np.where(segments == 0, 0, np.where(positions == 0, begin, np.roll(labels, 1))).astype(np.int32)
+    """Computes what a model reads where it is to predict labels.
+
+    Args:
+      labels: from `pack`, as are the two others.
+      segments: of the labels.
+      positions: of the labels.
+      begin: id that begins every document.
+
+    Returns:
+      int32 (capacity,): of each document, `begin` and then the labels but for the last; padded with 0.
+    """
+    before = np.where(positions == 0, begin, np.roll(labels, 1))
+    return np.where(segments == 0, 0, before).astype(np.int32)

@@ -71,10 +71,11 @@ class Vocabulary:
         return encoded
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Gives the text of a sequence of ids up to `END`; padding and `BEGIN` give nothing."""
+        """Gives the text of a sequence of ids up to `END`; padding, `BEGIN` and ids without a subword give nothing."""
         ids = np.asarray(ids)
         ended = np.logical_or.accumulate(ids == END)
-        return self._processor.decode(ids[~ended & (ids > END)].tolist())
+        known = (ids > END) & (ids < self._processor.vocab_size())  # of a small text there are fewer than classes
+        return self._processor.decode(ids[~ended & known].tolist())
 
     @cached_property
     def _processor(self) -> "SentencePieceProcessor":

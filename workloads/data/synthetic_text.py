@@ -47,7 +47,7 @@ def _prepare(
 ) -> Path:
     import tensorflow_datasets as tfds
 
-    class Builder(tfds.core.GeneratorBasedBuilder):
+    class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         name = data_set
         VERSION = tfds.core.Version(version)
         BUILDER_CONFIGS = [] if config is None else [tfds.core.BuilderConfig(name=config)]

@@ -106,7 +106,9 @@ SCALES = {
         "adam",
         "cosine",
     ),
-    # the published big model with the optimizer of AlgoPerf's target (Dahl et al. 2023, arXiv 2306.07179)
+    # The published big model with the hyperparameters of AlgoPerf's target (Dahl et al. 2023, arXiv 2306.07179), a BLEU
+    # of 30.85 on newstest2013. There dropout is on attention and in the MLP too, warmup counts in the steps, and training
+    # is on WMT17 without pairs of more than 256 tokens.
     "paper": Scale(
         Seq2SeqTransformer(6, 1024, 16, 4096),
         128,
@@ -119,7 +121,7 @@ SCALES = {
             "beta1": 0.850323,
             "beta2": 0.996825,
             "epsilon": 1e-8,
-            "label_smoothing": 0.1,
+            "label_smoothing": 0.140451,
         },
         "adamw",
         "cosine",
