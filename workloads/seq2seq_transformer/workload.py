@@ -6,14 +6,14 @@ import dataclasses
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
-from workloads.data import cmudict
+from workloads.data import cmudict, wmt14
 from workloads.transformer.workload import TokenWorkload
-from workloads.workload import DataError, Scale, Splits, check_choice
+from workloads.workload import Scale, Splits, check_choice
 
 if TYPE_CHECKING:
     from workloads.transformer.model import EncoderDecoder
 
-CLASSES = {"cmudict": (cmudict.SOURCE_CLASSES, cmudict.CLASSES), "wmt14_translate/de-en": (None, 32_000)}
+CLASSES = {"cmudict": (cmudict.SOURCE_CLASSES, cmudict.CLASSES), wmt14.NAME: (None, wmt14.CLASSES)}
 """Data set to number of symbols of source and target, padding included; None where both have one vocabulary."""
 
 
@@ -25,16 +25,17 @@ class Seq2SeqTransformer(TokenWorkload):
     target's.
 
     Attributes:
-      dataset: `cmudict`, from spelling to phonemes, or `wmt14_translate/de-en`.
+      dataset: `cmudict`, from spelling to phonemes, or `wmt14_translate/de-en`, from German to English.
     """
 
     name: ClassVar[str] = "seq2seq_transformer"
     objective: ClassVar[str] = "error"
     _inputs: ClassVar[tuple[str, ...]] = ("source", "input")
+    _packing: ClassVar[tuple[str, ...]] = ("segment", "position", "source_segment", "source_position")
 
     dropout: float = 0.1
     tied_embeddings: bool = True
-    dataset: str = "wmt14_translate/de-en"
+    dataset: str = wmt14.NAME
 
     def __post_init__(self) -> None:
         """Checks every field, so that a bad one is refused before anything runs."""
@@ -48,21 +49,16 @@ class Seq2SeqTransformer(TokenWorkload):
 
     def data_hashes(self) -> dict[str, str]:
         """See `workloads.workload.Workload`."""
-        self._check_road()
+        if self.dataset == wmt14.NAME:
+            return wmt14.hashes()
         cmudict.find()
         return {"cmudict": cmudict.SHA256}
 
     def data(self, split_seed: int) -> Splits:
-        """See `workloads.workload.Workload`."""
-        self._check_road()
+        """See `workloads.workload.Workload`; the splits of WMT are the published ones, whatever the seed."""
+        if self.dataset == wmt14.NAME:
+            return wmt14.streams(wmt14.LENGTH)
         return cmudict.splits(split_seed)
-
-    def _check_road(self) -> None:
-        if self.dataset == "wmt14_translate/de-en":
-            raise DataError(
-                "wmt14_translate/de-en: the road to this data set is not built yet; use --scale accelerator, or "
-                "--set dataset=cmudict"
-            )
 
     @cached_property
     def model(self) -> EncoderDecoder:
@@ -110,7 +106,9 @@ SCALES = {
         "adam",
         "cosine",
     ),
-    # the published big model with the optimizer of AlgoPerf's target (Dahl et al. 2023, arXiv 2306.07179)
+    # The published big model with the hyperparameters of AlgoPerf's target (Dahl et al. 2023, arXiv 2306.07179), a BLEU
+    # of 30.85 on newstest2013. There dropout is on attention and in the MLP too, warmup counts in the steps, and the
+    # training data are those of WMT17 without pairs of more than 256 tokens.
     "paper": Scale(
         Seq2SeqTransformer(6, 1024, 16, 4096),
         128,
@@ -123,7 +121,7 @@ SCALES = {
             "beta1": 0.850323,
             "beta2": 0.996825,
             "epsilon": 1e-8,
-            "label_smoothing": 0.1,
+            "label_smoothing": 0.140451,
         },
         "adamw",
         "cosine",

@@ -140,9 +140,11 @@ class _Transformer(nn.Module):
     def _embedding(self, classes: int, name: str) -> nn.Embed:
         return nn.Embed(classes, self.width, embedding_init=nn.initializers.normal(self.width**-0.5), name=name)
 
-    def _read(self, embedding: nn.Embed, ids: jax.Array, train: bool) -> jax.Array:
+    def _read(self, embedding: nn.Embed, ids: jax.Array, train: bool, position: jax.Array | None) -> jax.Array:
         """Maps ids (batch, length) to the input of a stack, (batch, length, width)."""
-        x = embedding(ids) * self.width**0.5 + sinusoids(ids.shape[1], self.width)[None]
+        encodings = sinusoids(ids.shape[1], self.width)
+        placed = encodings[None] if position is None else jnp.asarray(encodings)[position]
+        x = embedding(ids) * self.width**0.5 + placed
         return self._drop(x.astype(self.compute_dtype), train)
 
     def _drop(self, x: jax.Array, train: bool) -> jax.Array:
@@ -188,18 +190,38 @@ class _Transformer(nn.Module):
         return _Dense(self.classes, kernel_init=nn.initializers.normal(1 / self.width), name="head")(x)
 
 
-def _causal(length: int) -> np.ndarray:
-    return np.tri(length, dtype=bool)[None, None]
+def _causal(length: int, segment: jax.Array | None) -> jax.Array | np.ndarray:
+    """Mask of the keys up to each query and, of packed sequences, of its own segment."""
+    causal = np.tri(length, dtype=bool)[None, None]
+    return causal if segment is None else _same(segment, segment) & causal
+
+
+def _same(queries: jax.Array, keys: jax.Array) -> jax.Array:
+    """Mask of the keys of each query's segment; padding is a segment of its own."""
+    return queries[:, None, :, None] == keys[:, None, None, :]
 
 
 class LanguageModel(_Transformer):
     """Decoder-only model of the next symbol; padding behind a sequence needs no mask, since attention is causal."""
 
     @nn.compact
-    def __call__(self, inputs: jax.Array, train: bool) -> jax.Array:
-        """Maps int32 (batch, length) to float32 (batch, length, classes) logits; dropout draws from `dropout`."""
+    def __call__(
+        self, inputs: jax.Array, train: bool, segment: jax.Array | None = None, position: jax.Array | None = None
+    ) -> jax.Array:
+        """Maps symbols to logits of the next.
+
+        Args:
+          inputs: int32 (batch, length).
+          train: whether to drop out, drawing from `dropout`.
+          segment: of packed sequences, int32 (batch, length): which of them a symbol belongs to.
+          position: of packed sequences, int32 (batch, length): place in the sequence, from 0.
+
+        Returns:
+          float32 (batch, length, classes).
+        """
         embedding = self._embedding(self.classes, "embedding")
-        x = self._stack(self._read(embedding, inputs, train), "decoder", train, _causal(inputs.shape[1]))
+        x = self._read(embedding, inputs, train, position)
+        x = self._stack(x, "decoder", train, _causal(inputs.shape[1], segment))
         return self._head(x, embedding)
 
 
@@ -214,23 +236,44 @@ class EncoderDecoder(_Transformer):
     source_classes: int | None
 
     @nn.compact
-    def __call__(self, source: jax.Array, inputs: jax.Array, train: bool) -> jax.Array:
+    def __call__(
+        self,
+        source: jax.Array,
+        inputs: jax.Array,
+        train: bool,
+        segment: jax.Array | None = None,
+        position: jax.Array | None = None,
+        source_segment: jax.Array | None = None,
+        source_position: jax.Array | None = None,
+        last: jax.Array | None = None,
+    ) -> jax.Array:
         """Maps a source, int32 (batch, source length), and the target so far, int32 (batch, length), to logits.
 
         Args:
           source: no symbol of either stack attends to its padding, id 0.
           inputs: the target, shifted by one.
           train: whether to drop out, drawing from `dropout`.
+          segment: of packed pairs, int32 (batch, length): which of them a symbol of the target belongs to.
+          position: of packed pairs, int32 (batch, length): place in the target, from 0.
+          source_segment: the same of the source, (batch, source length).
+          source_position: the same of the source, (batch, source length).
+          last: int32 (), the one place whose logits are wanted; all where it is left out.
 
         Returns:
-          float32 (batch, length, classes).
+          float32 (batch, length or 1, classes).
         """
         embedding = self._embedding(self.classes, "embedding")
         source_embedding = embedding
         if self.source_classes is not None:
             source_embedding = self._embedding(self.source_classes, "source_embedding")
-        seen = (source != 0)[:, None, None]
-        memory = self._stack(self._read(source_embedding, source, train), "encoder", train, seen)
-        x = self._read(embedding, inputs, train)
-        x = self._stack(x, "decoder", train, _causal(inputs.shape[1]), memory, seen)
+        if source_segment is None:
+            seen = seen_by_target = (source != 0)[:, None, None]
+        else:
+            seen, seen_by_target = _same(source_segment, source_segment), _same(segment, source_segment)
+        x = self._read(source_embedding, source, train, source_position)
+        memory = self._stack(x, "encoder", train, seen)
+        x = self._read(embedding, inputs, train, position)
+        x = self._stack(x, "decoder", train, _causal(inputs.shape[1], segment), memory, seen_by_target)
+        if last is not None:
+            x = jax.lax.dynamic_slice_in_dim(x, last, 1, axis=1)
         return self._head(x, embedding)

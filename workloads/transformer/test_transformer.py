@@ -9,7 +9,7 @@ import pytest
 from workloads.contract import WorkloadContract, bits, compile_quickly, dtypes, trace_loss_and_gradient
 from workloads.transformer.model import sinusoids
 from workloads.transformer.workload import Transformer
-from workloads.workload import ConfigurationError, DataError, configure, workload_scale
+from workloads.workload import ConfigurationError, configure, workload_scale
 
 LENGTH = 6
 KEY = jax.random.key(0)
@@ -158,6 +158,78 @@ def test_padding_changes_no_metric():
     for padded in (other, {**batch, **longer}):
         for name, value in evaluate(padded).items():
             assert value == pytest.approx(float(metrics[name]), rel=1e-5), name
+
+
+PACKED_LENGTH = 10
+
+
+def packed_batch(rows):
+    """Sequences, given row by row as lists of ids, side by side; the label of each symbol is the next, the last's 1."""
+    fields = {name: [] for name in ("input", "label", "segment", "position")}
+    for sequences in rows:
+        label = np.concatenate([[*ids[1:], 1] for ids in sequences])
+        segment = np.repeat(np.arange(1, len(sequences) + 1), list(map(len, sequences)))
+        position = np.concatenate([np.arange(len(ids)) for ids in sequences])
+        for name, values in zip(fields, (np.concatenate(sequences), label, segment, position), strict=True):
+            fields[name].append(np.pad(values, (0, PACKED_LENGTH - len(values))))
+    return {**{name: np.array(values, np.int32) for name, values in fields.items()}, "weight": np.ones(len(rows), "f4")}
+
+
+def test_packed_logits_are_those_of_each_sequence_alone():
+    workload = build(layers=2)
+    parameters = arbitrary_parameters(workload)
+    rows = [[[5, 9, 3], [7, 2, 8, 6], [4]], [[1, 2, 3, 4, 5, 6, 7, 8, 9, 10]], [[9, 9], [9, 9]]]
+    batch = packed_batch(rows)
+
+    @compile_quickly
+    def apply(batch):
+        return workload._logits(parameters, batch, False, None)
+
+    logits = np.asarray(apply(batch))
+    alone = [np.pad(ids, (0, PACKED_LENGTH - len(ids))) for sequences in rows for ids in sequences]
+    alone = apply({"input": np.array(alone, np.int32)})
+    alone = iter(np.asarray(alone))
+    assert np.all(np.isfinite(logits))
+    for row, sequences in enumerate(rows):
+        for segment, ids in enumerate(sequences, 1):
+            there = batch["segment"][row] == segment
+            np.testing.assert_allclose(logits[row, there], next(alone)[: len(ids)], rtol=1e-4, atol=1e-4)
+    unpacked = np.asarray(apply({"input": batch["input"]}))
+    assert np.max(np.abs(unpacked[0, 3:] - logits[0, 3:])) > 0.1
+
+
+def test_padding_of_packed_examples_changes_no_gradient():
+    workload = build(layers=2)
+    parameters = arbitrary_parameters(workload)
+
+    @compile_quickly
+    def gradient(batch):
+        return jax.grad(lambda p: workload.loss(p, {}, batch, True, None)[0])(parameters)
+
+    batch = packed_batch([[[5, 9, 3], [7, 2, 8, 6]], [[4]]])
+    other = {**batch, "input": np.where(batch["segment"] == 0, 7, batch["input"])}
+    for one, two in zip(jax.tree.leaves(gradient(batch)), jax.tree.leaves(gradient(other)), strict=True):
+        np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-5)
+        assert np.all(np.isfinite(one))
+
+
+@pytest.mark.parametrize("compute_dtype", ["float32", "bfloat16"])
+def test_packed_examples_promote_nothing(compute_dtype):
+    workload = build(compute_dtype=compute_dtype)
+    with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+        trace_loss_and_gradient(workload, True, shapes(workload), {}, packed_batch([[[5, 9, 3], [7]]]))
+
+
+def test_unpacked_examples_pay_nothing():
+    """Their program compares no segments: its one mask is a constant."""
+    workload = build()
+
+    def comparisons(batch):
+        loss = jax.make_jaxpr(lambda p, b: workload.loss(p, {}, b, True, None))(shapes(workload), batch)
+        return [e.outvars[0].aval.shape for e in loss.eqns if e.primitive.name == "eq" and e.outvars[0].aval.ndim == 4]
+
+    assert comparisons(arbitrary_batch()) == []
+    assert comparisons(packed_batch([[[5, 9, 3], [7]]])) == [(1, 1, PACKED_LENGTH, PACKED_LENGTH)]
 
 
 def without_branches(parameters):
@@ -327,15 +399,10 @@ def test_bigger_scales_are_of_one_piece(scale):
     ids = jax.ShapeDtypeStruct((size.batch_size, size.workload.length), jnp.int32)
     weight = jax.ShapeDtypeStruct((size.batch_size,), jnp.float32)
     batch = {"input": ids, "label": ids, "weight": weight}
+    if scale == "paper":
+        batch |= {"segment": ids, "position": ids}
     loss, _ = jax.eval_shape(partial(size.workload.loss, train=True), parameters, state, batch, key=KEY)
     assert loss.shape == ()
-
-
-def test_paper_scale_names_a_mend_for_its_missing_data():
-    workload = workload_scale("transformer", "paper").workload
-    for ask in (lambda: workload.data(0), workload.data_hashes):
-        with pytest.raises(DataError, match=r"^lm1b: .*--scale accelerator.*--set dataset=shakespeare$"):
-            ask()
 
 
 def test_strings_are_read_as_the_fields_types():
