@@ -116,6 +116,18 @@ def train(
     predictions: Annotated[
         bool, typer.Option("--predictions", help="Record the label predicted for every validation example.")
     ] = False,
+    hosts: Annotated[
+        str | None,
+        typer.Option(
+            metavar="I/N@ADDRESS:PORT",
+            show_default=False,
+            help="This host's number of N, or auto.",
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(help="Processes that decode data sets on disk, 0 for threads.", show_default=False),
+    ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Move older results aside and start anew.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -133,7 +145,11 @@ def train(
             f"step {step:>6} of {trial.total_steps}  validation error {error:.4f}  loss {loss:.4f}", file=sys.stderr
         ),
         on_notice=lambda line: print(line, file=sys.stderr),
+        hosts=hosts,
+        workers=workers,
     )
+    if result is None:
+        raise typer.Exit(0)  # of several hosts the first speaks
     if as_json:
         print(json.dumps(result, indent=1))
     else:

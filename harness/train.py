@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import math
+import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.provenance import provenance
 from harness.records import InputError, did_you_mean
@@ -16,8 +18,11 @@ from harness.studies.fingerprint import fingerprint
 from harness.studies.identity import identity
 from harness.studies.store import Store, locked_folder, move_aside
 from harness.studies.study import PlannedTrial
-from harness.training.trial import COMMON, OPTIMIZERS, OPTIONAL, Trial, derive_seeds
+from harness.training.trial import COMMON, OPTIMIZERS, OPTIONAL, Trial, canonical_json, derive_seeds
 from workloads.workload import ConfigurationError, DataError, Scale, configure, workload_scale
+
+if TYPE_CHECKING:
+    from harness.training.run import Outcome
 
 EVALUATIONS = 10
 """How often a run is evaluated, and a checkpoint saved."""
@@ -81,8 +86,10 @@ def train(
     command: str,
     on_evaluation: Callable[[int, float, float], None] = lambda step, error, loss: None,
     on_notice: Callable[[str], None] = lambda line: None,
-) -> dict[str, Any]:
-    """Runs what is missing of a trial and writes its result folder.
+    hosts: str | None = None,
+    workers: int | None = None,
+) -> dict[str, Any] | None:
+    """Runs what is missing of a trial, on all devices, and writes its result folder.
 
     Args:
       trial: what to run.
@@ -92,24 +99,68 @@ def train(
       command: that repeats this run, for the provenance.
       on_evaluation: called with the steps done, validation error and loss.
       on_notice: called with a line for the user.
+      hosts: which of several hosts this is, see `harness.training.hosts.join`; they share the folder, and the first
+        writes into it. None where there is but this one.
+      workers: processes that read and decode where the data are streams, 0 for threads; None for as many as there
+        are cores to spare.
 
     Returns:
-      What `result.json` holds, and `folder`.
+      What `result.json` holds, and `folder`; None on a host that is not the first.
 
     Raises:
       InputError: bad input, see the message.
     """
     if best < 1:
         raise InputError(f"--best {best}: expected at least 1")
+    if workers is not None and workers < 0:
+        raise InputError(f"--workers {workers}: expected at least 0")
     place = PlannedTrial("train", trial.workload.name, 0, trial)
     wanted = identity([place])
+    run = _Run(trial, folder / "checkpoints", best, spare_cores() if workers is None else workers)
+    if hosts is None:
+        return _lead(run, place, wanted, folder, fresh, command, on_evaluation, on_notice, lambda going_on: None)
+    from harness.training.hosts import agree, announcing, is_first, join, told_to_go_on
+
+    join(hosts)
+    agree({name: _digest(wanted[name]) for name in ("trials", "data", "source", "jax")})
+    if is_first():
+        with announcing() as announce:
+            return _lead(run, place, wanted, folder, fresh, command, on_evaluation, on_notice, announce)
+    if told_to_go_on():
+        run()
+    return None
+
+
+def spare_cores() -> int:
+    """Worker processes for streams: the cores that one process and its threads leave idle."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return cores - 1 if cores > 4 else 0  # few cores are busy with threads alone, and processes take seconds to start
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def _lead(
+    run: _Run,
+    place: PlannedTrial,
+    wanted: Mapping[str, Any],
+    folder: Path,
+    fresh: bool,
+    command: str,
+    on_evaluation: Callable[[int, float, float], None],
+    on_notice: Callable[[str], None],
+    announce: Callable[[bool], None],
+) -> dict[str, Any]:
+    """Does what the only or the first host does; `announce` tells the others whether there is anything to run."""
+    trial = place.trial
     with locked_folder(folder):
         if fresh and (aside := move_aside(folder)) is not None:
             on_notice(f"older results moved to {aside}")
         store = Store(folder, wanted)
         try:
             if trial.address() not in store.finished():
-                _run(trial, store, folder / "checkpoints", best, on_evaluation, on_notice)
+                _run_stored(run, store, on_evaluation, on_notice, announce)
             (record,) = store.records([place])
             device, seconds = store.fact("device"), float(store.fact("seconds") or 0)
         finally:
@@ -134,56 +185,99 @@ def train(
     return {**result, "folder": str(folder)}
 
 
-def _run(
-    trial: Trial,
+def _run_stored(
+    run: _Run,
     store: Store,
-    checkpoints_folder: Path,
-    best: int,
     on_evaluation: Callable[[int, float, float], None],
     on_notice: Callable[[str], None],
+    announce: Callable[[bool], None],
 ) -> None:
-    from harness.studies.machine import this_machine
-    from harness.studies.policy import policy
-    from harness.training.checkpoints import Checkpoints
-    from harness.training.compilation_cache import publish, temporary_cache
-    from harness.training.programs import Programs
-    from harness.training.run import compile_programs, run_trial
-
-    machine = this_machine()
+    """Runs the trial and stores what it gave."""
+    device = run.device()
     before = store.fact("device")
-    if before not in (None, machine.device):
+    if before not in (None, device):
         raise InputError(
-            f"checkpoints here come from {before}, this machine is {machine.device}, and bits may differ; "
+            f"checkpoints here come from {before}, this machine is {device}, and bits may differ; "
             "--fresh moves them aside, or choose another --out"
         )
-    store.record_fact("device", machine.device)
+    store.record_fact("device", device)
+    announce(True)
     spent, begin = float(store.fact("seconds") or 0), time.monotonic()
-    programs = Programs(trial, chunk=policy(trial.workload.name, machine.backend).chunk)
-    with temporary_cache() as private:
-        compile_programs(programs, trial)
-        publish(private)
-    checkpoints = Checkpoints(checkpoints_folder, trial.workload.objective, best)
-    try:
-        if steps := checkpoints.steps():
-            on_notice(f"going on from the checkpoint at step {steps[-1]} of {trial.total_steps}")
 
-        def evaluated(step, metrics) -> None:
-            store.record_fact("seconds", repr(spent + time.monotonic() - begin))
-            on_evaluation(step, *map(float, metrics[:, 0]))
+    def evaluated(step, metrics) -> None:
+        store.record_fact("seconds", repr(spent + time.monotonic() - begin))
+        on_evaluation(step, *map(float, metrics[:, 0]))
 
-        outcome = run_trial(programs, trial, checkpoints, on_evaluation=evaluated)
-    finally:
-        checkpoints.close()
+    outcome = run(evaluated, on_notice)
     store.record_fact("seconds", repr(spent + time.monotonic() - begin))
     store.add(
-        trial.address(),
-        trial.specification(),
+        run.trial.address(),
+        run.trial.specification(),
         outcome.status,
         outcome.reason,
         outcome.results,
         outcome.curves,
         outcome.timings,
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """What every host does: compile, go on from the last checkpoint, train.
+
+    Attributes:
+      trial: to run.
+      checkpoints: their folder.
+      best: how many of the best checkpoints to keep.
+      workers: processes that decode streams.
+    """
+
+    trial: Trial
+    checkpoints: Path
+    best: int
+    workers: int
+
+    def device(self) -> str:
+        """The kind of device, and the number of devices and hosts where there are several."""
+        import jax
+
+        from harness.studies.machine import this_machine
+
+        count, hosts = jax.device_count(), jax.process_count()
+        several = f", {count} devices" + (f" on {hosts} hosts" if hosts > 1 else "")
+        return this_machine().device + (several if count > 1 else "")
+
+    def __call__(
+        self,
+        on_evaluation: Callable[[int, Any], None] = lambda step, metrics: None,
+        on_notice: Callable[[str], None] = lambda line: None,
+    ) -> Outcome:
+        """Runs; the arguments are those of `harness.training.run.run_pack` and `train`."""
+        import jax
+
+        from harness.studies.policy import policy
+        from harness.training.checkpoints import Checkpoints
+        from harness.training.compilation_cache import publish, temporary_cache
+        from harness.training.devices import check_divisible, data_mesh
+        from harness.training.programs import Programs
+        from harness.training.run import compile_programs, run_trial
+
+        trial, mesh = self.trial, data_mesh()
+        check_divisible(trial.batch_size, mesh)
+        programs = Programs(trial, chunk=policy(trial.workload.name, jax.default_backend()).chunk, mesh=mesh)
+        try:
+            with temporary_cache() as private:
+                compile_programs(programs, trial)
+                publish(private)
+            checkpoints = Checkpoints(self.checkpoints, trial.workload.objective, self.best, mesh)
+            try:
+                if steps := checkpoints.steps():
+                    on_notice(f"going on from the checkpoint at step {steps[-1]} of {trial.total_steps}")
+                return run_trial(programs, trial, checkpoints, on_evaluation=on_evaluation, workers=self.workers)
+            finally:
+                checkpoints.close()
+        except DataError as error:
+            raise InputError(str(error)) from None
 
 
 def _write(folder: Path, record: Any, result: Mapping[str, Any]) -> None:

@@ -11,6 +11,8 @@ from multiprocessing import connection, parent_process
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from harness.records import InputError
+
 ENVIRONMENT = {
     # One thread a trial: two single-threaded trials beat one on two threads, and the bits do not depend on the cores.
     "NPROC": "1",
@@ -77,7 +79,7 @@ def work(pipe: Connection, folder: Path) -> None:
             else:
                 trials, lanes, chunk = content
                 answer = ("done", run_pack(programs_of(trials[0], lanes, chunk), trials))
-        except DataError as error:
+        except (DataError, InputError) as error:
             answer = ("bad_input", str(error))
         except Exception:  # whatever the environment did to this pack is the driver's to judge
             answer = ("failed", traceback.format_exc())

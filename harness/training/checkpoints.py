@@ -9,8 +9,10 @@ from typing import NamedTuple
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.sharding import Mesh, SingleDeviceSharding
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
+from harness.training.devices import everywhere
 from harness.training.programs import TrainingState
 
 
@@ -38,14 +40,16 @@ class Checkpoints:
     They are written in the background; a kill in mid-save leaves a temporary folder that is ignored.
     """
 
-    def __init__(self, folder: Path, objective: str, best: int = 1):
+    def __init__(self, folder: Path, objective: str, best: int = 1, mesh: Mesh | None = None):
         """Opens the folder, or makes it.
 
         Args:
           folder: of this trial and no other.
           objective: `error` or `loss`: what of an evaluation makes it the best; of equal ones the first is.
           best: how many of the best to keep.
+          mesh: of the devices that hold the state; its hosts share the folder, and the first writes.
         """
+        self._mesh = mesh
         self._objective = 1 + ("error", "loss").index(objective)
         # Orbax ranks from worst to best; its simpler best_fn with max_to_keep would delete the newest.
         ranked = BestN(get_metric_fn=lambda m: (m["objective"], m["step"]), reverse=True, n=best)
@@ -80,7 +84,8 @@ class Checkpoints:
         step = self._manager.latest_step() if step is None else step
         if step is None:
             return None
-        shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), like)
+        where = everywhere(self._mesh) or SingleDeviceSharding(jax.devices()[0])  # wherever it was saved
+        shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), like)
         items = {"state": ocp.args.StandardRestore(shapes), "history": ocp.args.StandardRestore()}
         found = self._manager.restore(step, args=ocp.args.Composite(**items))
         history = jax.tree.map(np.asarray, found["history"])

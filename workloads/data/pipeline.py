@@ -67,10 +67,15 @@ def batches(
     # Threads take single examples, so that a batch is decoded by all of them.
     iterator = dataset.to_iter_dataset(reading)
     if workers:
+        from absl import flags
+
+        flags.FLAGS.mark_as_parsed()  # Grain's workers read flags, which nothing here parses
         options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=BATCHES_AHEAD)
         iterator = iterator.mp_prefetch(options)
-    for batch in iterator:
-        yield batch
+    try:
+        yield from iterator
+    except DataError as error:
+        raise DataError(str(error).splitlines()[0]) from None  # Grain adds lines of its own
 
 
 @dataclasses.dataclass(frozen=True)
