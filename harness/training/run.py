@@ -18,6 +18,10 @@ from harness.training.programs import Programs, TrainingState
 from harness.training.schedule import learning_rates
 from harness.training.trial import Trial
 
+TRACED_INPUT, TRACED_DISPATCH, TRACED_WAIT = "playbook.input", "playbook.dispatch", "playbook.wait"
+"""What a profile calls the three things that the host does between evaluations: preparing the next examples, handing
+steps to the device (with their number, `steps`), and waiting for their curves."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
@@ -104,11 +108,15 @@ def run_pack(
     segments = list(itertools.pairwise([done, *stops]))
     prepared = pack.prepare(*segments[0]) if segments else None
     for number, (start, stop) in enumerate(segments, 1):
-        state, recorded = pack.advance(state, prepared)
+        with jax.profiler.TraceAnnotation(TRACED_DISPATCH, steps=stop - start):
+            state, recorded = pack.advance(state, prepared)
         if number < len(segments):  # while the device is at work
-            prepared = pack.prepare(*segments[number])
+            with jax.profiler.TraceAnnotation(TRACED_INPUT):
+                prepared = pack.prepare(*segments[number])
+        with jax.profiler.TraceAnnotation(TRACED_WAIT):
+            recorded = {name: np.asarray(curve)[: len(trials), : stop - start] for name, curve in recorded.items()}
         for name, curve in recorded.items():
-            curves[name] = np.append(curves[name], np.asarray(curve)[: len(trials), : stop - start], 1)
+            curves[name] = np.append(curves[name], curve, 1)
         if not np.any(np.all(np.isfinite(curves["train_objective"]), axis=1)):
             break
         if stop in evaluation_steps:
