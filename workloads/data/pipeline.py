@@ -69,8 +69,7 @@ def batches(
     if workers:
         options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=BATCHES_AHEAD)
         iterator = iterator.mp_prefetch(options)
-    for batch in iterator:
-        yield batch
+    yield from iterator
 
 
 @dataclasses.dataclass(frozen=True)
