@@ -9,7 +9,7 @@ import shlex
 import sys
 import traceback
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -116,6 +116,9 @@ def train(
     predictions: Annotated[
         bool, typer.Option("--predictions", help="Record the label predicted for every validation example.")
     ] = False,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Train nothing; say where the time of a few steps goes.")
+    ] = False,
     hosts: Annotated[
         str | None,
         typer.Option(
@@ -135,9 +138,13 @@ def train(
     from harness import train as driver
 
     trial = driver.plan(workload, scale, seed, dict(_split_setting(setting) for setting in settings or []), predictions)
+    folder = out / "train" / trial.workload.name / f"{scale}-seed{seed}"
+    if profile:
+        _print_profile(driver.profile(trial, folder, hosts, workers), folder, as_json)
+        return
     result = driver.train(
         trial,
-        folder=out / "train" / trial.workload.name / f"{scale}-seed{seed}",
+        folder=folder,
         best=best,
         fresh=fresh,
         command=shlex.join(["playbook", *sys.argv[1:]]),
@@ -216,6 +223,18 @@ def _split_setting(setting: str) -> tuple[str, str]:
     if not equals or not name:
         raise InputError(f"--set {setting!r}: expected NAME=VALUE, such as head=global_pool")
     return name, value
+
+
+def _print_profile(found: Any, folder: Path, as_json: bool) -> None:
+    if found is None:  # of several hosts the first speaks
+        return
+    if as_json:
+        print(json.dumps(found._asdict(), indent=1))
+        return
+    print(f"input {found.input:.1%}  compute {found.compute:.1%}  host {found.host:.1%}  of {found.seconds:.2f} s")
+    print(f"{found.steps} steps, {found.steps / found.seconds:.1f} a second")
+    print(found.advice)
+    print(f"trace: {folder / 'profile'}")
 
 
 def _print_result(result: dict) -> None:

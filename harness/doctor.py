@@ -33,10 +33,25 @@ _DATA_SETS = {
 }
 """Embedded data sets, and the packages that they lie in."""
 
+_PREPARED = {
+    "imagenet2012": "imagenet2012",
+    "cifar10": "cifar",
+    "cifar100": "cifar",
+    "lm1b": "lm1b",
+    "wmt14_translate/de-en": "wmt14",
+}
+"""Data sets that are prepared by the user, and the modules of `workloads.data` that know their versions."""
+
+_BY_SETTING = {
+    "photo_patches": ["train resnet --set dataset=photo_patches_jpeg"],  # made of the same photographs
+    "cifar100": ["train wide_resnet --scale paper --set dataset=cifar100"],
+}
+"""Data set to the commands that read it where no scale does."""
+
 _RULES_OUT = {
     "core": ["reproduce", "train"],
     "bo": ["the Optuna arm of bench_peers"],
-    "data": ["scale paper"],
+    "data": ["scale paper of every workload", "--set dataset=photo_patches_jpeg", "BLEU"],
     "prepare": ["preparing data sets for scale paper"],
     "ray": ["the executor ray"],
     "peers": ["the PyTorch arm of bench_peers"],
@@ -44,8 +59,8 @@ _RULES_OUT = {
 }
 """What goes without the packages of an extra."""
 
-_UNDECLARED = {"tensorflow-datasets": "data", "grain": "data", "array-record": "data", "torch": "peers"}
-"""Packages that something uses where they are, whether or not an extra asks for them."""
+_UNDECLARED = {"torch": "peers"}
+"""Packages that something uses where they are, and that no extra asks for."""
 
 
 def examine() -> dict[str, Any]:
@@ -56,6 +71,7 @@ def examine() -> dict[str, Any]:
     """
     readers = _readers()
     data = [_data_set(name, readers.get(name, [])) for name in _DATA_SETS]
+    prepared = [_prepared(name, readers.get(name, [])) for name in _PREPARED]
     packages = _packages({row["name"]: row["rules_out"] for row in data if row["problem"]})
     answer = _ask_jax()
     return {
@@ -71,7 +87,8 @@ def examine() -> dict[str, Any]:
         "compilation_cache": answer.get("compilation_cache"),
         "packages": packages,
         "data": data,
-        "mends": _mends(packages, data, answer.get("problem")),
+        "prepared": prepared,
+        "mends": _mends(packages, data, prepared, answer.get("problem")),
     }
 
 
@@ -100,8 +117,8 @@ def describe(findings: Mapping[str, Any]) -> str:
         (row["extra"], row["name"], row["found"] or "-", row["wanted"] or "any", _verdict(row))
         for row in findings["packages"]
     ]
-    lines = [*_aligned(machine), "", "Packages", *_aligned(packages, "  "), "", "Data sets"]
-    lines += [*_aligned([(row["name"], _verdict(row)) for row in findings["data"]], "  "), ""]
+    data = [(row["name"], _verdict(row)) for row in (*findings["data"], *findings["prepared"])]
+    lines = [*_aligned(machine), "", "Packages", *_aligned(packages, "  "), "", "Data sets", *_aligned(data, "  "), ""]
     if not findings["mends"]:
         return "\n".join([*lines, "everything is there"])
     mends = [line for row in findings["mends"] for line in (f"  {row['mend']}", f"      for {', '.join(row['for'])}")]
@@ -196,8 +213,31 @@ def _data_set(name: str, readers: list[str]) -> dict[str, Any]:
     return {"name": name, "checked": checked, "problem": problem, "rules_out": readers if problem else []}
 
 
+def _prepared(name: str, readers: list[str]) -> dict[str, Any]:
+    problem = mend = None
+    try:
+        from workloads.data import prepared
+        from workloads.workload import DataError
+
+        versions = importlib.import_module(f"workloads.data.{_PREPARED[name]}").VERSIONS
+    except ImportError as error:
+        problem = f"cannot be checked: {error}"
+    else:
+        try:
+            prepared.check_packages(name)
+        except DataError:
+            problem = "cannot be checked without the extra data"
+        else:
+            try:
+                prepared.find(name, versions)
+            except DataError as error:
+                problem, _, mend = str(error).removeprefix(f"{name}: ").partition("; ")
+                mend = mend.removeprefix("prepare it with: ")
+    return {"name": name, "problem": problem, "mend": mend, "rules_out": readers if problem else []}
+
+
 def _readers() -> dict[str, list[str]]:
-    """Data set to the workloads and experiments that read it, with their scales."""
+    """Data set to the workloads and experiments that read it, with their scales, and to `_BY_SETTING`."""
     scales: dict[str, dict[str, list[str]]] = {}
 
     def add(workload: Any, reader: str, scale: str) -> None:
@@ -222,8 +262,9 @@ def _readers() -> dict[str, list[str]]:
                     for study in experiment.studies(scale, False, {}):
                         add(study.workload, f"reproduce {experiment.name}", scale)
     return {
-        data_set: [f"{reader} ({', '.join(found)})" for reader, found in readers.items()]
-        for data_set, readers in scales.items()
+        data_set: [f"{reader} ({', '.join(found)})" for reader, found in scales.get(data_set, {}).items()]
+        + _BY_SETTING.get(data_set, [])
+        for data_set in scales.keys() | _BY_SETTING
     }
 
 
@@ -279,7 +320,10 @@ def _tell_devices() -> None:
 
 
 def _mends(
-    packages: Sequence[Mapping[str, Any]], data: Sequence[Mapping[str, Any]], devices_problem: str | None
+    packages: Sequence[Mapping[str, Any]],
+    data: Sequence[Mapping[str, Any]],
+    prepared: Sequence[Mapping[str, Any]],
+    devices_problem: str | None,
 ) -> list[dict[str, Any]]:
     pip_names = {row["name"]: shlex.quote(row["name"] + row["wanted"]) for row in packages}
     lacking = {row["name"]: row["rules_out"] for row in packages if row["problem"]}
@@ -293,6 +337,7 @@ def _mends(
             # The right version with the wrong content.
             names = " ".join(pip_names.get(name, name) for name in packages_of_it)
             mends.append((f"pip install --force-reinstall --no-deps {names}", row["rules_out"]))
+    mends += [(row["mend"], row["rules_out"]) for row in prepared if row["mend"]]
     if devices_problem and "jax" not in lacking:
         mends.append((devices_problem, ["this device"]))
     if not mends:  # a package that is there and cannot be imported

@@ -22,6 +22,8 @@ from harness.training.trial import COMMON, OPTIMIZERS, OPTIONAL, Trial, canonica
 from workloads.workload import ConfigurationError, DataError, Scale, configure, workload_scale
 
 if TYPE_CHECKING:
+    from harness.training.profile import Profile
+    from harness.training.programs import Programs
     from harness.training.run import Outcome
 
 EVALUATIONS = 10
@@ -112,11 +114,9 @@ def train(
     """
     if best < 1:
         raise InputError(f"--best {best}: expected at least 1")
-    if workers is not None and workers < 0:
-        raise InputError(f"--workers {workers}: expected at least 0")
     place = PlannedTrial("train", trial.workload.name, 0, trial)
     wanted = identity([place])
-    run = _Run(trial, folder / "checkpoints", best, spare_cores() if workers is None else workers)
+    run = _Run(trial, folder / "checkpoints", best, _workers(workers))
     if hosts is None:
         return _lead(run, place, wanted, folder, fresh, command, on_evaluation, on_notice, lambda going_on: None)
     from harness.training.hosts import agree, announcing, is_first, join, told_to_go_on
@@ -129,6 +129,40 @@ def train(
     if told_to_go_on():
         run()
     return None
+
+
+def profile(trial: Trial, folder: Path, hosts: str | None = None, workers: int | None = None) -> Profile | None:
+    """Profiles a few steps of a trial, on all devices, and keeps the trace in `folder`; nothing is trained.
+
+    Args:
+      trial: whose steps.
+      folder: of the run.
+      hosts: see `train`.
+      workers: see `train`.
+
+    Returns:
+      The profile, which `folder` / `profile.json` holds too; None on a host that is not the first.
+
+    Raises:
+      InputError: bad input, see the message.
+    """
+    from harness.training.hosts import is_first, join
+
+    if hosts is not None:
+        join(hosts)
+    found = _Run(trial, folder / "checkpoints", 1, _workers(workers)).profile(folder / "profile")
+    if not is_first():
+        return None
+    (folder / "profile.json").write_text(json.dumps(found._asdict(), indent=1) + "\n", "utf-8")
+    return found
+
+
+def _workers(wanted: int | None) -> int:
+    if wanted is None:
+        return spare_cores()
+    if wanted < 0:
+        raise InputError(f"--workers {wanted}: expected at least 0")
+    return wanted
 
 
 def spare_cores() -> int:
@@ -253,31 +287,48 @@ class _Run:
         on_notice: Callable[[str], None] = lambda line: None,
     ) -> Outcome:
         """Runs; the arguments are those of `harness.training.run.run_pack` and `train`."""
-        import jax
-
-        from harness.studies.policy import policy
         from harness.training.checkpoints import Checkpoints
-        from harness.training.compilation_cache import publish, temporary_cache
-        from harness.training.devices import check_divisible, data_mesh
-        from harness.training.programs import Programs
-        from harness.training.run import compile_programs, run_trial
+        from harness.training.run import run_trial
 
-        trial, mesh = self.trial, data_mesh()
-        check_divisible(trial.batch_size, mesh)
-        programs = Programs(trial, chunk=policy(trial.workload.name, jax.default_backend()).chunk, mesh=mesh)
         try:
-            with temporary_cache() as private:
-                compile_programs(programs, trial)
-                publish(private)
-            checkpoints = Checkpoints(self.checkpoints, trial.workload.objective, self.best, mesh)
+            programs = self._programs()
+            checkpoints = Checkpoints(self.checkpoints, self.trial.workload.objective, self.best, programs.mesh)
             try:
                 if steps := checkpoints.steps():
-                    on_notice(f"going on from the checkpoint at step {steps[-1]} of {trial.total_steps}")
-                return run_trial(programs, trial, checkpoints, on_evaluation=on_evaluation, workers=self.workers)
+                    on_notice(f"going on from the checkpoint at step {steps[-1]} of {self.trial.total_steps}")
+                return run_trial(programs, self.trial, checkpoints, on_evaluation=on_evaluation, workers=self.workers)
             finally:
                 checkpoints.close()
         except DataError as error:
             raise InputError(str(error)) from None
+
+    def profile(self, folder: Path) -> Profile:
+        """Profiles a few steps, see `harness.training.profile.measure`."""
+        from harness.training.profile import measure
+
+        try:
+            return measure(self._programs(), self.trial, folder, self.workers)
+        except DataError as error:
+            raise InputError(str(error)) from None
+
+    def _programs(self) -> Programs:
+        """The programs over all devices, compiled."""
+        import jax
+
+        from harness.studies.policy import policy
+        from harness.training.compilation_cache import publish, temporary_cache
+        from harness.training.devices import check_divisible, data_mesh
+        from harness.training.programs import Programs
+        from harness.training.run import compile_programs
+
+        mesh = data_mesh()
+        check_divisible(self.trial.batch_size, mesh)
+        chunk = policy(self.trial.workload.name, jax.default_backend()).chunk
+        programs = Programs(self.trial, chunk=chunk, mesh=mesh)
+        with temporary_cache() as private:
+            compile_programs(programs, self.trial)
+            publish(private)
+        return programs
 
 
 def _write(folder: Path, record: Any, result: Mapping[str, Any]) -> None:

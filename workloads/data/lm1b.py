@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from workloads.data import prepared
-from workloads.data.packing import next_fit, shifted
+from workloads.data.packing import shifted
 from workloads.data.subwords import BEGIN, Vocabulary, trained
-from workloads.data.tokens import Tokens, tokenized
-from workloads.workload import Splits, Stream
+from workloads.data.tokens import Tokens, packed_splits
+from workloads.workload import Splits
+
+NAME = "lm1b"
 
 VERSIONS = ("1.1.0",)
 
@@ -20,19 +22,19 @@ CLASSES = 30_000
 
 def find() -> Path:
     """Finds the prepared data set; raises DataError with the command that prepares it."""
-    return prepared.find("lm1b", VERSIONS)
+    return prepared.find(NAME, VERSIONS)
 
 
 def hashes() -> dict[str, str]:
     """Hashes of the data set and of the vocabulary, which is trained where the cache lacks it; raises DataError."""
-    return {"lm1b": prepared.content_hash(find()), "lm1b vocabulary": vocabulary().sha256}
+    return {NAME: prepared.content_hash(find()), f"{NAME} vocabulary": vocabulary().sha256}
 
 
 def vocabulary() -> Vocabulary:
     """Finds or trains the vocabulary of 30,000 subwords; raises DataError."""
     folder = find()
     records = partial(prepared.records, folder, "train")
-    return trained("lm1b", prepared.content_hash(folder), CLASSES, ("text",), records)
+    return trained(NAME, prepared.content_hash(folder), CLASSES, ("text",), records)
 
 
 def streams(length: int) -> Splits:
@@ -48,15 +50,7 @@ def streams(length: int) -> Splits:
     Raises:
       DataError: not prepared, or from the vocabulary and the tokens.
     """
-    folder = find()
-    data_hash, subwords = prepared.content_hash(folder), vocabulary()
-
-    def stream(split: str) -> Stream:
-        records = partial(prepared.records, folder, split)
-        (tokens,) = tokenized("lm1b", split, data_hash, ("text",), records, subwords)
-        return Stream(next_fit([np.diff(tokens.offsets)], length), Packed(tokens, length))
-
-    return Splits(train=stream("train"), validation=stream("test"))
+    return packed_splits(NAME, find(), ("text",), vocabulary(), "test", length, Packed)
 
 
 @dataclass(frozen=True)

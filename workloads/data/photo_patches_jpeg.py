@@ -6,8 +6,7 @@ what it is not, is said in `workloads.data.photo_patches`.
 """
 
 import io
-import os
-import tempfile
+import shutil
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -18,8 +17,9 @@ from PIL import Image
 
 from workloads.data import photo_patches, prepared
 from workloads.data.jpeg_examples import evaluation_example, training_example
+from workloads.data.made_once import made_once
 from workloads.data.photo_patches import TILE
-from workloads.workload import DataError, Splits, Stream
+from workloads.workload import Splits, Stream
 
 NAME = "photo_patches_jpeg"
 VERSION = "1.0.0"
@@ -38,23 +38,13 @@ DEVIATION = (82.5, 65.4, 67.3)
 def find() -> Path:
     """Finds the prepared tiles, and prepares them first where they are not there.
 
-    They lie in `$XDG_CACHE_HOME/playbook-bench/tensorflow_datasets`, by default in `~/.cache`. They are put in place at
-    once, so that it does not matter how many processes come first.
+    They lie below `tensorflow_datasets` in the cache of `workloads.data.made_once`.
 
     Raises:
       DataError: the extra `data` or a package of photographs is missing; the folder is damaged, or cannot be written.
     """
     prepared.check_packages(NAME)
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "playbook-bench" / "tensorflow_datasets"
-    folder = cache / NAME / VERSION
-    if not folder.is_dir():
-        tiles = list(_tiles())
-        try:
-            _prepare(tiles, folder)
-        except OSError as error:
-            raise DataError(
-                f"{NAME}: {cache} cannot be written ({error}); set XDG_CACHE_HOME to a folder that can"
-            ) from None
+    folder = made_once(f"tensorflow_datasets/{NAME}", VERSION, _write)
     prepared.check(NAME, folder, "run this again, which prepares it")
     return folder
 
@@ -107,20 +97,17 @@ def _tiles() -> Iterator[tuple[str, dict[str, Any]]]:
                 yield name, {"image": encoded.getvalue(), "label": label, "file_name": name}
 
 
-def _prepare(tiles: list[tuple[str, dict[str, Any]]], folder: Path) -> None:
-    """Writes the tiles beside the folder and renames what is whole."""
+def _write(folder: Path) -> None:
     import tensorflow_datasets as tfds
 
-    features = {
-        "image": tfds.features.Image(shape=(TILE, TILE, 3), encoding_format="jpeg"),
-        "label": tfds.features.ClassLabel(num_classes=CLASSES),
-        "file_name": tfds.features.Text(),
-    }
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix="incomplete.") as scratch:
-        whole = prepared.write(Path(scratch), NAME, VERSION, features, {"tiles": tiles})
-        try:
-            os.rename(whole, folder)
-        except OSError:
-            if not folder.is_dir():  # another process was first
-                raise
+    features = tfds.features.FeaturesDict(
+        {
+            "image": tfds.features.Image(shape=(TILE, TILE, 3), encoding_format="jpeg"),
+            "label": tfds.features.ClassLabel(num_classes=CLASSES),
+            "file_name": tfds.features.Text(),
+        }
+    )
+    written = prepared.write(folder, NAME, VERSION, features, {"tiles": _tiles()})
+    for path in written.iterdir():
+        path.rename(folder / path.name)
+    shutil.rmtree(folder / NAME)

@@ -181,7 +181,7 @@ def write(
     directory: Path,
     name: str,
     version: str,
-    features: dict[str, Any],
+    features: Any,
     splits: dict[str, Iterable[tuple[Any, dict[str, Any]]]],
     shards: int | None = None,
     file_format: str = FORMAT,
@@ -190,9 +190,9 @@ def write(
 
     Args:
       directory: data directory of TFDS.
-      name: of the data set.
+      name: of the data set, with its config behind a slash if it has one.
       version: of it.
-      features: feature name to feature of `tensorflow_datasets.features`; images are given encoded, as bytes.
+      features: a `tensorflow_datasets.features.FeaturesDict`; images are given encoded, as bytes.
       splits: split name to keys and records; the keys decide the order in which TFDS stores them.
       shards: of each split; by its size if None.
       file_format: of TFDS.
@@ -203,10 +203,12 @@ def write(
     import tensorflow_datasets as tfds
 
     def info(builder: Any) -> tfds.core.DatasetInfo:
-        return tfds.core.DatasetInfo(builder=builder, features=tfds.features.FeaturesDict(features))
+        return tfds.core.DatasetInfo(builder=builder, features=features)
 
+    data_set, _, config = name.partition("/")
     members = {
-        "name": name,
+        "name": data_set,
+        "BUILDER_CONFIGS": [tfds.core.BuilderConfig(name=config)] if config else [],
         "VERSION": tfds.core.Version(version),
         "_info": info,
         "_split_generators": lambda builder, manager: {split: iter(content) for split, content in splits.items()},
@@ -215,7 +217,7 @@ def write(
     with tfds.core.registered.skip_registration():  # by which a name could be had only once in a process
         builder = type("Builder", (tfds.core.GeneratorBasedBuilder,), members)
     tfds.disable_progress_bar()
-    prepared = builder(data_dir=directory, file_format=file_format)
+    prepared = builder(config=config or None, data_dir=directory, file_format=file_format)
     with contextlib.redirect_stdout(io.StringIO()):  # where TFDS speaks of downloads
         prepared.download_and_prepare(download_config=tfds.download.DownloadConfig(num_shards=shards))
     return Path(prepared.data_dir)

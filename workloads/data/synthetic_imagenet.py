@@ -59,10 +59,12 @@ def prepare(
     """
     import tensorflow_datasets as tfds
 
-    features = {
-        "image": tfds.features.Image(encoding_format="jpeg"),
-        "label": tfds.features.ClassLabel(num_classes=CLASSES),
-        "file_name": tfds.features.Text(),
-    }
+    features = tfds.features.FeaturesDict(
+        {
+            "image": tfds.features.Image(encoding_format="jpeg"),
+            "label": tfds.features.ClassLabel(num_classes=CLASSES),
+            "file_name": tfds.features.Text(),
+        }
+    )
     splits = {"train": examples(train, 0, sides), "validation": examples(validation, train, sides)}
     return prepared.write(directory, "imagenet2012", "5.1.0", features, splits, shards, file_format)

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from workloads.data import lm1b, prepared, wmt14
+
 WORDS = {"null": "zero", "eins": "one", "zwei": "two", "drei": "three", "vier": "four"}
 WORDS |= {"fünf": "five", "sechs": "six", "sieben": "seven", "acht": "eight", "neun": "nine"}
 
@@ -26,8 +28,8 @@ def prepare_lm1b(directory: Path, train: Sequence[str], test: Sequence[str], ver
     import tensorflow_datasets as tfds
 
     features = tfds.features.FeaturesDict({"text": tfds.features.Text()})
-    splits = {name: [{"text": text} for text in texts] for name, texts in (("train", train), ("test", test))}
-    return _prepare(directory, "lm1b", None, version, features, splits)
+    splits = {"train": [{"text": text} for text in train], "test": [{"text": text} for text in test]}
+    return _write(directory, lm1b.NAME, version, features, splits)
 
 
 def prepare_wmt14(
@@ -37,30 +39,11 @@ def prepare_wmt14(
     import tensorflow_datasets as tfds
 
     features = tfds.features.Translation(languages=("de", "en"))
-    splits = {"train": train, "validation": validation}
-    records = {name: [{"de": german, "en": english} for german, english in of] for name, of in splits.items()}
-    return _prepare(directory, "wmt14_translate", "de-en", version, features, records)
+    parts = {"train": train, "validation": validation}
+    splits = {name: [{"de": german, "en": english} for german, english in part] for name, part in parts.items()}
+    return _write(directory, wmt14.NAME, version, features, splits)
 
 
-def _prepare(
-    directory: Path, data_set: str, config: str | None, version: str, features: Any, splits: dict[str, list[dict]]
-) -> Path:
-    import tensorflow_datasets as tfds
-
-    class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-        name = data_set
-        VERSION = tfds.core.Version(version)
-        BUILDER_CONFIGS = [] if config is None else [tfds.core.BuilderConfig(name=config)]
-
-        def _info(self) -> tfds.core.DatasetInfo:
-            return tfds.core.DatasetInfo(builder=self, features=features)
-
-        def _split_generators(self, manager: Any) -> dict[str, Any]:
-            return {name: enumerate(records) for name, records in splits.items()}
-
-        def _generate_examples(self) -> None:
-            """Nothing, but TFDS asks for it."""
-
-    builder = Builder(config=config, data_dir=directory, file_format="array_record")
-    builder.download_and_prepare(download_config=tfds.download.DownloadConfig(num_shards=2))
-    return Path(builder.data_dir)
+def _write(directory: Path, name: str, version: str, features: Any, splits: dict[str, list[dict]]) -> Path:
+    numbered = {split: list(enumerate(records)) for split, records in splits.items()}
+    return prepared.write(directory, name, version, features, numbered, shards=2)

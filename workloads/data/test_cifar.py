@@ -29,7 +29,7 @@ def prepare(directory, name, version="3.0.2"):
     labels = {"label": 10} if name == "cifar10" else {"label": 100, "coarse_label": 20}
     features = {label: tfds.features.ClassLabel(num_classes=count) for label, count in labels.items()}
     image = tfds.features.Image(shape=(32, 32, 3))
-    features = {"id": tfds.features.Text(), "image": image, **features}
+    features = tfds.features.FeaturesDict({"id": tfds.features.Text(), "image": image, **features})
     splits = {"train": examples("train", TRAIN, labels), "test": examples("test", 4, labels)}
     prepared.write(directory, name, version, features, splits)
 

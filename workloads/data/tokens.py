@@ -4,16 +4,17 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
+from workloads.data import prepared
 from workloads.data.made_once import made_once
-from workloads.data.packing import pack
+from workloads.data.packing import next_fit, pack
 from workloads.data.subwords import Vocabulary, text
-from workloads.workload import DataError
+from workloads.workload import DataError, Splits, Stream
 
 _CHUNK = 2**14
 """Sentences that are encoded, and in memory, at a time."""
@@ -67,6 +68,40 @@ class Tokens:
     def __reduce__(self) -> tuple:
         """Travels without the mapped arrays, which pickle would copy."""
         return Tokens, (self.folder, self.field)
+
+
+def packed_splits(
+    data_set: str,
+    folder: Path,
+    fields: Sequence[str],
+    vocabulary: Vocabulary,
+    validation: str,
+    length: int,
+    example: Callable[..., Callable[[np.ndarray, np.random.Generator], dict[str, np.ndarray]]],
+) -> Splits:
+    """Packs the documents of `train` to train on, and those of another split to validate on.
+
+    Args:
+      data_set: name.
+      folder: of the prepared data set.
+      fields: of a record that are text; a pack has room for all of them.
+      vocabulary: of the fields.
+      validation: split to validate on.
+      length: tokens of each field of an example; longer documents are cut.
+      example: from the tokens of each field, and the length, to `workloads.workload.Stream.prepare`, whose records are
+        first document and the one behind the last.
+
+    Raises:
+      DataError: from `tokenized`.
+    """
+    data_hash = prepared.content_hash(folder)
+
+    def stream(split: str) -> Stream:
+        records = partial(prepared.records, folder, split)
+        tokens = tokenized(data_set, split, data_hash, fields, records, vocabulary)
+        return Stream(next_fit([np.diff(field.offsets) for field in tokens], length), example(*tokens, length))
+
+    return Splits(train=stream("train"), validation=stream(validation))
 
 
 def tokenized(

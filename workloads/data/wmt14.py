@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from workloads.data import prepared
-from workloads.data.packing import next_fit, shifted
+from workloads.data.packing import shifted
 from workloads.data.subwords import BEGIN, Vocabulary, text, trained
-from workloads.data.tokens import Tokens, tokenized
-from workloads.workload import Splits, Stream
+from workloads.data.tokens import Tokens, packed_splits
+from workloads.workload import Splits
 
 NAME = "wmt14_translate/de-en"
 
@@ -60,16 +60,7 @@ def streams(length: int) -> Splits:
     Raises:
       DataError: not prepared, or from the vocabulary and the tokens.
     """
-    folder = find()
-    data_hash, subwords = prepared.content_hash(folder), vocabulary()
-
-    def stream(split: str) -> Stream:
-        records = partial(prepared.records, folder, split)
-        german, english = tokenized(NAME, split, data_hash, ("de", "en"), records, subwords)
-        packs = next_fit([np.diff(german.offsets), np.diff(english.offsets)], length)
-        return Stream(packs, PackedPairs(german, english, length))
-
-    return Splits(train=stream("train"), validation=stream("validation"))
+    return packed_splits(NAME, find(), ("de", "en"), vocabulary(), "validation", length, PackedPairs)
 
 
 def pairs(split: str) -> list[tuple[str, str]]:
