@@ -93,7 +93,9 @@ class StreamFeed:
 
     def training(self, start: int, stop: int) -> Piece:
         """The examples of steps `start` to `stop`, at most `chunk`, fields (lanes, chunk, batch, ...)."""
-        if stop > start and start != self._next:
+        if stop == start:  # for a call that takes no step
+            return Piece(self._piece([], 0, self._batch_size), None)
+        if start != self._next:
             self._open = [
                 self._batches(
                     splits.train,
