@@ -304,10 +304,13 @@ class _Run:
 
     def profile(self, folder: Path) -> Profile:
         """Profiles a few steps, see `harness.training.profile.measure`."""
+        import jax
+
         from harness.training.profile import measure
 
         try:
-            return measure(self._programs(), self.trial, folder, self.workers)
+            programs = self._programs()
+            return measure(programs, self.trial, folder / f"host{jax.process_index()}", self.workers)
         except DataError as error:
             raise InputError(str(error)) from None
 

@@ -240,9 +240,9 @@ def _advice(input_share: float, compute: float, host: float) -> str:
     """What the playbook advises: "Optimizing the input pipeline"."""
     if input_share > THRESHOLD:
         return (
-            f"input-bound: the device waits for examples {input_share:.0%} of the time; decode in more workers, keep "
-            "the data on this machine, drop fields that are not used early, and do work that is the same in every "
-            "epoch once, beforehand"
+            f"input-bound: the device waits for examples {input_share:.0%} of the time; decode in more processes "
+            "(--workers), keep the data on this machine, drop fields that are not used early, and do work that is the "
+            "same in every epoch once, beforehand"
         )
     if host > THRESHOLD:
         return (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -60,11 +60,11 @@ def batches(
         return
     grain = _grain()
     share = _Share(stream, order, augment_seed, batch_size, start, batch_size // hosts, host)
-    dataset = grain.MapDataset.range((stop - start) * share.size).map(share).batch(share.size)
+    dataset = grain.MapDataset.range(stop - start).map(share)
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    ahead = BATCHES_AHEAD * share.size
-    reading = grain.ReadOptions(num_threads=1 if workers else threads, prefetch_buffer_size=ahead)
-    # Threads take single examples, so that a batch is decoded by all of them.
+    if not workers:
+        threads = threads + 1  # while one waits for Python's lock another decodes
+    reading = grain.ReadOptions(num_threads=1 if workers else threads, prefetch_buffer_size=max(BATCHES_AHEAD, threads))
     iterator = dataset.to_iter_dataset(reading)
     if workers:
         from absl import flags
@@ -80,7 +80,7 @@ def batches(
 
 @dataclasses.dataclass(frozen=True)
 class _Share:
-    """Prepares the n-th example of a host's share.
+    """Reads and prepares a host's share of the batch of the n-th step from the first.
 
     Attributes:
       size: slots of a batch that are this host's.
@@ -94,11 +94,21 @@ class _Share:
     size: int
     host: int
 
-    def __call__(self, number: int) -> dict[str, Any]:
-        step, slot = divmod(number, self.size)
-        position = (self.start + step) * self.batch_size + self.host * self.size + slot
-        generator = np.random.default_rng([self.augment_seed, position])
-        return self.stream.prepare(self.stream.records[self.order[position]], generator)
+    def __call__(self, number: int) -> dict[str, np.ndarray]:
+        first = (self.start + number) * self.batch_size + self.host * self.size
+        positions = range(first, first + self.size)
+        records = read_many(self.stream.records, [self.order[position] for position in positions])
+        examples = [
+            self.stream.prepare(record, np.random.default_rng([self.augment_seed, position]))
+            for record, position in zip(records, positions, strict=True)
+        ]
+        return {name: np.stack([example[name] for example in examples]) for name in examples[0]}
+
+
+def read_many(records: Sequence[Any], indices: Sequence[int]) -> Sequence[Any]:
+    """Reads records at once where their source can, by `__getitems__`: TFDS does so six times as fast as one by one."""
+    read = getattr(records, "__getitems__", None)
+    return [records[index] for index in indices] if read is None else read(indices)
 
 
 def _grain() -> Any:

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from workloads.data.pipeline import read_many
 from workloads.workload import DataError
 
 FORMAT = "array_record"
@@ -238,6 +239,9 @@ class _Chosen(Sequence):
 
     def __getitem__(self, index: int) -> Any:
         return self.records[self.positions[index]]
+
+    def __getitems__(self, indices: Sequence[int]) -> Sequence[Any]:
+        return read_many(self.records, self.positions[indices].tolist())
 
 
 @dataclasses.dataclass(frozen=True)

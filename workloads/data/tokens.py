@@ -13,6 +13,7 @@ import numpy as np
 from workloads.data import prepared
 from workloads.data.made_once import made_once
 from workloads.data.packing import next_fit, pack
+from workloads.data.pipeline import read_many
 from workloads.data.subwords import Vocabulary, text
 from workloads.workload import DataError, Splits, Stream
 
@@ -139,12 +140,10 @@ def tokenized(
 
 
 def _encode(folder: Path, fields: Sequence[str], records: Sequence[dict], vocabulary: Vocabulary) -> None:
-    # TFDS reads many records at a time six times as fast as one by one.
-    read = getattr(records, "__getitems__", lambda indices: [records[i] for i in indices])
     offsets = {field: np.zeros(len(records) + 1, np.int64) for field in fields}
     for start in range(0, len(records), _CHUNK):
         stop = min(start + _CHUNK, len(records))
-        chunk = read(list(range(start, stop)))
+        chunk = read_many(records, range(start, stop))
         for field in fields:
             documents = vocabulary.encode([text(record[field]) for record in chunk])
             offsets[field][start + 1 : stop + 1] = [len(document) for document in documents]
