@@ -79,10 +79,8 @@ class Vocabulary:
 
     @cached_property
     def _processor(self) -> "SentencePieceProcessor":
-        from sentencepiece import SentencePieceProcessor
-
         model = self._checked()
-        processor = SentencePieceProcessor()
+        processor = _sentencepiece().SentencePieceProcessor()
         try:
             processor.load_from_serialized_proto(model)
         except RuntimeError:
@@ -161,12 +159,19 @@ def _sentences(records: Sequence[dict], fields: Sequence[str]) -> Iterator[str]:
 
 
 def _train(data_set: str, sentences: Iterator[str], settings: dict[str, Any]) -> bytes:
-    from sentencepiece import SentencePieceTrainer
-
-    model = BytesIO()
+    trainer, model = _sentencepiece().SentencePieceTrainer, BytesIO()
     try:
-        SentencePieceTrainer.train(sentence_iterator=sentences, model_writer=model, minloglevel=2, **settings)
+        trainer.train(sentence_iterator=sentences, model_writer=model, minloglevel=2, **settings)
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise DataError(f"{data_set}: no vocabulary can be trained on its text ({reason}); prepare it again") from None
     return model.getvalue()
+
+
+def _sentencepiece() -> Any:
+    try:
+        import sentencepiece
+    except ImportError:
+        mend = "install it with: pip install 'playbook-bench[data]'"
+        raise DataError(f"the package sentencepiece is missing; {mend}") from None
+    return sentencepiece

@@ -1,6 +1,7 @@
 import hashlib
 import json
 import pickle
+import sys
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -181,3 +182,10 @@ def test_nothing_to_train_on_is_refused(own_cache):
     with pytest.raises(DataError, match=r"^tales/of-sea: no vocabulary can be trained on its text \(.*prepare it") as e:
         train(records=[{"text": b""}] * 3)
     assert len(str(e.value).splitlines()) == 1
+
+
+def test_a_missing_package_is_named(vocabulary, own_cache, monkeypatch):
+    monkeypatch.setitem(sys.modules, "sentencepiece", None)
+    for ask in (train, lambda: Vocabulary(vocabulary.folder, CLASSES).encode(["ships"])):
+        with pytest.raises(DataError, match=r"^the package sentencepiece is missing; .*playbook-bench\[data\]'$"):
+            ask()
