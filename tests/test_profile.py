@@ -111,7 +111,7 @@ def test_reads_the_first_accelerator_by_its_operations(tmp_path, kind):
     assert found.input == pytest.approx((29 + 29) / 200)  # from 151 to 180 and from 251 to 280
     assert found.input + found.compute + found.host == pytest.approx(1)
     assert found.input_bound
-    assert "more workers" in found.advice
+    assert "--workers" in found.advice
 
 
 def test_waiting_for_examples_to_be_copied_to_the_device_is_input(tmp_path):

@@ -1,14 +1,14 @@
 """How a workload's trials are run on a backend: a static, recorded choice, never a timing at run time.
 
-Milliseconds of processor time per training step and trial, on one thread of a 2-core AMD EPYC machine (AVX2), medians
-of 3 chunks of steps:
+Milliseconds of processor time per training step and trial, on one thread of a 2-core AMD EPYC machine (AVX-512),
+medians of 5 chunks of steps:
 
   lanes                                                            1      2      4      8
-  transformer, 6 layers of width 64, batch 8, length 64           33.6   38.4   38.7   37.6
-  wide_resnet at laptop, convolutions as matrix products          10.2          12.7   14.3
+  transformer, 6 layers of width 64, batch 8, length 64           17.4   17.5   17.6   18.6
+  wide_resnet at laptop, convolutions as matrix products           7.6           7.9    8.4
 
-Batched products are slower than single ones here, so every workload runs in processes on CPU; `--executor lanes` asks
-for lanes all the same.
+Batched products are no faster than single ones here, so every workload runs in processes on CPU; `--executor lanes`
+asks for lanes all the same.
 """
 
 from __future__ import annotations

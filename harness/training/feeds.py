@@ -94,7 +94,7 @@ class StreamFeed:
     def training(self, start: int, stop: int) -> Piece:
         """The examples of steps `start` to `stop`, at most `chunk`, fields (lanes, chunk, batch, ...)."""
         if stop == start:  # for a call that takes no step
-            return Piece(self._piece([], 0, self._batch_size), None)
+            return Piece(self._piece([], 0, self._batch_size, self.chunk), None)
         if start != self._next:
             self._open = [
                 self._batches(
@@ -108,21 +108,22 @@ class StreamFeed:
                 for trial, splits in zip(self._lanes, self._splits, strict=True)
             ]
         self._next = stop
-        return Piece(self._piece(self._open, stop - start, self._batch_size), None)
+        return Piece(self._piece(self._open, stop - start, self._batch_size, self.chunk), None)
 
     def evaluation(self) -> Iterator[Piece]:
         """The validation examples in pieces of equal shape, the last filled up with batches of weight 0."""
         size = self._evaluation_batch
         _, weights = padded_batches(self.held_out, size)
         count = len(weights)
-        weights = np.pad(weights, ((0, -count % self.chunk), (0, 0)))
+        room = min(self.chunk, count)
+        weights = np.pad(weights, ((0, -count % room), (0, 0)))
         iterators = [
             self._batches(splits.validation, _InTurn(len(splits.validation.records)), 0, size, 0, count)
             for splits in self._splits
         ]
-        for start in range(0, count, self.chunk):
-            piece = self._piece(iterators, min(self.chunk, count - start), size)
-            yield Piece(piece, None, weights[start : start + self.chunk])
+        for start in range(0, count, room):
+            piece = self._piece(iterators, min(room, count - start), size, room)
+            yield Piece(piece, None, weights[start : start + room])
 
     def first(self, lane: int, count: int) -> dict[str, np.ndarray]:
         """The first training examples of a lane, in its order, fields (count, ...)."""
@@ -134,9 +135,9 @@ class StreamFeed:
         hosts = (self._workers, jax.process_index(), jax.process_count())
         return batches(stream, order, seed, size, start, stop, *hosts)
 
-    def _piece(self, iterators: Sequence[Iterator], count: int, size: int) -> dict[str, jax.Array]:
-        """Takes the next batches of every lane's iterator and puts them on the devices."""
-        shape = (len(self._lanes), self.chunk, size // jax.process_count())
+    def _piece(self, iterators: Sequence[Iterator], count: int, size: int, room: int) -> dict[str, jax.Array]:
+        """Takes the next batches of every lane's iterator, fills up to `room`, and puts them on the devices."""
+        shape = (len(self._lanes), room, size // jax.process_count())
         fields = {name: np.zeros((*shape, *v.shape), v.dtype) for name, v in self._example.items()}
         for number in range(count):
             for lane, iterator in enumerate(iterators):
