@@ -167,3 +167,34 @@ def test_the_folder_is_held_by_one_run(cli):
         status, _, errors = cli()
     assert status == 2
     assert "is held by" in errors
+
+
+def test_a_profile_trains_nothing(cli):
+    status, out, errors = cli("--profile", "--json")
+    assert (status, errors) == (0, "")
+    found = json.loads(out)
+    assert found["input"] + found["compute"] + found["host"] == pytest.approx(1)
+    assert found["steps"] >= 32
+    assert json.loads((cli.folder / "profile.json").read_text()) == found
+    assert list((cli.folder / "profile" / "host0").rglob("*.xplane.pb"))
+    assert not (cli.folder / "result.json").exists()
+    status, out, _ = cli("--profile")
+    assert status == 0
+    assert out.startswith("input ")
+    assert "input-bound" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["--workers", "-1"], "--workers -1: expected at least 0"),
+        (["--workers", "-1", "--profile"], "--workers -1: expected at least 0"),
+        (["--hosts", "2/2@here:1"], "--hosts '2/2@here:1': expected HOST/HOSTS@ADDRESS:PORT with HOST below HOSTS"),
+        (["--set", "batch_size=100"], "batch_size 100: expected at most 32, the size of the training set"),
+    ],
+)
+def test_bad_input_is_one_line(cli, arguments, line):
+    status, out, errors = cli(*arguments)
+    assert (status, out) == (2, "")
+    assert errors.startswith(f"playbook: {line}")
+    assert errors.count("\n") == 1

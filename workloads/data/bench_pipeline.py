@@ -19,7 +19,7 @@ from workloads.data import imagenet2012
 from workloads.data.pipeline import batches
 from workloads.data.synthetic_imagenet import prepare
 
-IMAGES, BATCH, STEPS, SIDE, ROUNDS = 256, 64, 12, 224, 5
+IMAGES, BATCH, STEPS, SIDE, ROUNDS = 256, 64, 30, 224, 5
 
 
 class InTurn:
