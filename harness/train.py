@@ -18,8 +18,9 @@ from harness.studies.fingerprint import fingerprint
 from harness.studies.identity import identity
 from harness.studies.store import Store, locked_folder, move_aside
 from harness.studies.study import PlannedTrial
+from harness.training.batches import check_batch_size
 from harness.training.trial import COMMON, OPTIMIZERS, OPTIONAL, Trial, canonical_json, derive_seeds
-from workloads.workload import ConfigurationError, DataError, Scale, configure, workload_scale
+from workloads.workload import ConfigurationError, DataError, Scale, Stream, configure, workload_scale
 
 if TYPE_CHECKING:
     from harness.training.profile import Profile
@@ -118,11 +119,13 @@ def train(
     wanted = identity([place])
     run = _Run(trial, folder / "checkpoints", best, _workers(workers))
     if hosts is None:
+        run.check(folder)
         return _lead(run, place, wanted, folder, fresh, command, on_evaluation, on_notice, lambda going_on: None)
     from harness.training.hosts import agree, announcing, is_first, join, told_to_go_on
 
     join(hosts)
     agree({name: _digest(wanted[name]) for name in ("trials", "data", "source", "jax")})
+    run.check(folder)
     if is_first():
         with announcing() as announce:
             return _lead(run, place, wanted, folder, fresh, command, on_evaluation, on_notice, announce)
@@ -270,6 +273,20 @@ class _Run:
     checkpoints: Path
     best: int
     workers: int
+
+    def check(self, folder: Path) -> None:
+        """Refuses what the data or the devices do not allow, before there is a folder for it; see `train`."""
+        if (folder / "study.sqlite").exists():  # it was checked, and may be finished
+            return
+        from harness.training.devices import check_divisible, data_mesh
+
+        try:
+            train = self.trial.workload.data(self.trial.seeds["split"]).train
+        except DataError as error:
+            raise InputError(str(error)) from None
+        examples = len(train.records) if isinstance(train, Stream) else len(next(iter(train.values())))
+        check_batch_size(self.trial.batch_size, examples)
+        check_divisible(self.trial.batch_size, data_mesh())
 
     def device(self) -> str:
         """The kind of device, and the number of devices and hosts where there are several."""

@@ -4,6 +4,8 @@ from functools import lru_cache
 
 import numpy as np
 
+from harness.records import InputError
+
 
 class Order:
     """The index stream by position: place p of it is slot p % batch size of step p // batch size.
@@ -53,6 +55,15 @@ def step_indices(order_seed: int, examples: int, batch_size: int, start: int, st
     stream = [_permutation(order_seed, epoch, examples) for epoch in epochs]
     offset = epochs.start * examples
     return np.concatenate(stream)[first - offset : last - offset].reshape(-1, batch_size).astype(np.int32)
+
+
+def check_batch_size(batch_size: int, examples: int) -> None:
+    """Raises InputError where a training batch is larger than the training set."""
+    if batch_size > examples:
+        raise InputError(
+            f"batch_size {batch_size}: expected at most {examples}, the size of the training set; choose a smaller "
+            f"one, such as with --set batch_size={max(1, examples // 2)}"
+        )
 
 
 def padded_batches(examples: int, batch_size: int) -> tuple[np.ndarray, np.ndarray]:

@@ -11,8 +11,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from harness.records import InputError
-from harness.training.batches import Order, padded_batches, step_indices
+from harness.training.batches import Order, check_batch_size, padded_batches, step_indices
 from harness.training.devices import everywhere, place, split
 from harness.training.trial import Trial
 from workloads.data.pipeline import batches
@@ -170,15 +169,10 @@ def feed_of(lanes: Sequence[Trial], chunk: int, mesh: Mesh | None = None, worker
       InputError: a batch is larger than the training set.
     """
     data = _data(lanes[0].workload, tuple(trial.seeds["split"] for trial in lanes), mesh)
-    in_memory = isinstance(data, _OnDevices)
-    examples = next(iter(data.train.values())).shape[1] if in_memory else len(data[0].train.records)
-    if lanes[0].batch_size > examples:
-        raise InputError(
-            f"batch_size {lanes[0].batch_size}: expected at most {examples}, the size of the training set; choose a "
-            "smaller one, such as with --set batch_size=64"
-        )
-    if in_memory:
+    if isinstance(data, _OnDevices):
+        check_batch_size(lanes[0].batch_size, next(iter(data.train.values())).shape[1])
         return ArrayFeed(lanes, data, chunk, mesh)
+    check_batch_size(lanes[0].batch_size, len(data[0].train.records))
     return StreamFeed(lanes, data, chunk, mesh, workers)
 
 
