@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     import numpy as np
@@ -112,3 +112,45 @@ class TrialRecord:
         yield from ((name, "result", value) for name, value in sorted(self.results.items()))
         yield from ((f"curve.{name}", "result", curve) for name, curve in sorted(self.curves.items()))
         yield from ((name, "timing", seconds) for name, seconds in sorted(self.timings.items()))
+
+
+class Curve(NamedTuple):
+    """A measurement along one trial.
+
+    Attributes:
+      steps: training steps, ascending, float64 (m,).
+      values: float64 (m,); NaN or infinite where the measurement was.
+    """
+
+    steps: np.ndarray
+    values: np.ndarray
+
+
+@dataclass(frozen=True)
+class TrialTable:
+    """Finished trials of one study by column: what importers give and the analysis of anybody's studies reads.
+
+    Attributes:
+      trials: name of each of the n trials, such as its number or folder.
+      hyperparameters: name to column: float64 (n,), or object (n,) of strings and booleans for a category; NaN or None
+        where a hyperparameter does not apply to a trial.
+      objective: value of each trial at its best step, float64 (n,); NaN where it is infeasible.
+      infeasible: which trials diverged or failed, bool (n,).
+      objective_name: as the source has it.
+      goal: `min` or `max`.
+      seeds: name to column, float64 (n,): what sets repeated runs of a setting apart.
+      curves: name to one `Curve` or None per trial; empty where the source has none.
+      skipped: one line for every trial that could not be read.
+      warnings: one line for every doubt about what was read.
+    """
+
+    trials: tuple[str, ...]
+    hyperparameters: Mapping[str, np.ndarray]
+    objective: np.ndarray
+    infeasible: np.ndarray
+    objective_name: str
+    goal: str
+    seeds: Mapping[str, np.ndarray]
+    curves: Mapping[str, tuple[Curve | None, ...]]
+    skipped: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
