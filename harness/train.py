@@ -20,9 +20,10 @@ from harness.studies.store import Store, locked_folder, move_aside
 from harness.studies.study import PlannedTrial
 from harness.training.batches import check_batch_size
 from harness.training.trial import COMMON, OPTIMIZERS, OPTIONAL, Trial, canonical_json, derive_seeds
-from workloads.workload import ConfigurationError, DataError, Scale, Stream, configure, workload_scale
+from workloads.workload import ConfigurationError, DataError, Scale, Score, Stream, configure, workload_scale
 
 if TYPE_CHECKING:
+    from harness.training.checkpoints import Checkpoints
     from harness.training.profile import Profile
     from harness.training.programs import Programs
     from harness.training.run import Outcome
@@ -200,6 +201,7 @@ def _lead(
                 _run_stored(run, store, on_evaluation, on_notice, announce)
             (record,) = store.records([place])
             device, seconds = store.fact("device"), float(store.fact("seconds") or 0)
+            score = json.loads(store.fact("score") or "{}")
         finally:
             store.close()
         result = {
@@ -208,6 +210,7 @@ def _lead(
             "reason": record.reason,
             # JSON has no NaN.
             "results": {name: value if math.isfinite(value) else None for name, value in record.results.items()},
+            **({"scores": score} if score else {}),
             "fingerprint": fingerprint([record]),
             "seconds": round(seconds, 1),
             "trial": trial.specification(),
@@ -245,7 +248,10 @@ def _run_stored(
         store.record_fact("seconds", repr(spent + time.monotonic() - begin))
         on_evaluation(step, *map(float, metrics[:, 0]))
 
-    outcome = run(evaluated, on_notice)
+    outcome, score = run(evaluated, on_notice)
+    if score is not None:
+        outcome.results[f"best_{score.name}"] = score.value
+        store.record_fact("score", json.dumps({score.name: score.how}))
     store.record_fact("seconds", repr(spent + time.monotonic() - begin))
     store.add(
         run.trial.address(),
@@ -302,8 +308,8 @@ class _Run:
         self,
         on_evaluation: Callable[[int, Any], None] = lambda step, metrics: None,
         on_notice: Callable[[str], None] = lambda line: None,
-    ) -> Outcome:
-        """Runs; the arguments are those of `harness.training.run.run_pack` and `train`."""
+    ) -> tuple[Outcome, Score | None]:
+        """Runs, and scores the best checkpoint; the arguments are those of `run_pack` and `train`."""
         from harness.training.checkpoints import Checkpoints
         from harness.training.run import run_trial
 
@@ -313,11 +319,28 @@ class _Run:
             try:
                 if steps := checkpoints.steps():
                     on_notice(f"going on from the checkpoint at step {steps[-1]} of {self.trial.total_steps}")
-                return run_trial(programs, self.trial, checkpoints, on_evaluation=on_evaluation, workers=self.workers)
+                outcome = run_trial(
+                    programs, self.trial, checkpoints, on_evaluation=on_evaluation, workers=self.workers
+                )
+                return outcome, self._score(programs, checkpoints, outcome)
             finally:
                 checkpoints.close()
         except DataError as error:
             raise InputError(str(error)) from None
+
+    def _score(self, programs: Programs, checkpoints: Checkpoints, outcome: Outcome) -> Score | None:
+        """What the workload itself measures of the best checkpoint, if anything."""
+        import jax
+        import numpy as np
+
+        kept, best = checkpoints.steps(), outcome.results["best_step"]
+        if not hasattr(self.trial.workload, "score") or outcome.status != "complete" or not kept:
+            return None
+        # The untrained state, if that was the best, is not kept.
+        state = checkpoints.restore(programs.blank_state(), int(best) if best in kept else kept[-1]).state
+        # Every host has all of it, and scores on its own.
+        lane = jax.tree.map(lambda leaf: np.asarray(leaf)[0], (state.evaluated, state.model_state))
+        return self.trial.workload.score(*lane)
 
     def profile(self, folder: Path) -> Profile:
         """Profiles a few steps, see `harness.training.profile.measure`."""

@@ -23,7 +23,7 @@ from harness.records import Claim
 from harness.search.space import Hyperparameter, Space
 from harness.studies.study import Arm, Study
 from harness.training.trial import Trial, derive_seeds
-from workloads.workload import ConfigurationError, DataError, Scale, Splits, configure
+from workloads.workload import ConfigurationError, DataError, Scale, Score, Splits, configure
 
 HYPERPARAMETERS = {"learning_rate": 0.5, "momentum": 0.9, "weight_decay": 1e-3, "warmup_steps": 0}
 PROGRAMS = 2  # of a group without curvature: train and evaluate
@@ -78,6 +78,13 @@ class StandIn:
 
         logits = batch["image"] @ parameters["kernel"] + parameters["bias"]
         return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+
+
+class Scored(StandIn):
+    """A stand-in whose best checkpoint is measured further."""
+
+    def score(self, parameters, state):
+        return Score("weight", float(np.abs(parameters["kernel"]).mean()), "mean magnitude")
 
 
 def meet_faults(folder, seed):
@@ -150,6 +157,7 @@ def _draw(records, verdicts, scale):
 
 
 SCALES = {"smoke": Scale(StandIn(), 8, 20, 16, HYPERPARAMETERS)}
+SCORED = {"smoke": Scale(Scored(), 8, 20, 16, HYPERPARAMETERS)}
 
 EXPERIMENT = Experiment(
     name="stand-in",

@@ -82,6 +82,20 @@ def test_an_interrupted_run_goes_on_to_the_same_fingerprint(cli, monkeypatch, tm
     assert json.loads(out)["fingerprint"] == whole["fingerprint"]
 
 
+def test_the_best_checkpoint_is_scored(cli):
+    _, out, _ = cli("--json", workload="tests.stand_in:SCORED")
+    result = json.loads(out)
+    assert result["scores"] == {"weight": "mean magnitude"}
+    best = int(result["results"]["best_step"])
+    checkpoints = Checkpoints(cli.folder / "checkpoints", StandIn.objective)
+    state = checkpoints.restore(Programs(driver.plan(WORKLOAD, "smoke", 0, {})).blank_state(), best).state
+    checkpoints.close()
+    expected = float(np.abs(np.asarray(state.evaluated["kernel"])).mean())
+    assert result["results"]["best_weight"] == pytest.approx(expected, rel=1e-6)
+    again = json.loads(cli("--json", workload="tests.stand_in:SCORED")[1])
+    assert (again["results"], again["scores"]) == (result["results"], result["scores"])
+
+
 def test_another_specification_is_refused_until_asked_for(cli):
     cli()
     status, out, errors = cli("--set", "learning_rate=0.1")

@@ -101,6 +101,23 @@ class Workload(Protocol):
     def predictions(self, parameters: Any, state: Any, batch: Mapping[str, jax.Array]) -> jax.Array:
         """Gives the most probable label of every example (or token), int32, shaped like the batch's labels."""
 
+    # A workload may also have `score(parameters, state) -> Score | None`, which `playbook train` calls once, for the
+    # best checkpoint: a measure of the validation data that takes too long to be taken along the way.
+
+
+class Score(typing.NamedTuple):
+    """A further measure of a trained model.
+
+    Attributes:
+      name: such as `bleu`.
+      value: of the measure.
+      how: the exact settings that it was taken with.
+    """
+
+    name: str
+    value: float
+    how: str
+
 
 @dataclasses.dataclass(frozen=True)
 class Scale:

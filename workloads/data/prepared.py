@@ -86,9 +86,9 @@ def preparation(name: str, versions: tuple[str, ...] | None = None) -> str:
     return f"download {_ARCHIVES[name]} by hand into {manual}, then prepare it with: {command}"
 
 
-def check_packages(name: str) -> None:
-    """Raises DataError unless what reads prepared data sets is installed."""
-    missing = [package for package in _PACKAGES if importlib.util.find_spec(package) is None]
+def check_packages(name: str, packages: Sequence[str] = _PACKAGES) -> None:
+    """Raises DataError unless packages of the extra `data` are installed: those that read, if none are named."""
+    missing = [package for package in packages if importlib.util.find_spec(package) is None]
     if missing:
         raise DataError(
             f"{name}: the package {missing[0]} is missing; install it with: pip install 'playbook-bench[data]'"

@@ -1,4 +1,5 @@
 import pickle
+from importlib import util
 
 import numpy as np
 import pytest
@@ -84,3 +85,11 @@ def test_not_prepared(tmp_path, monkeypatch):
     for ask in (lambda: Seq2SeqTransformer().data(0), Seq2SeqTransformer().data_hashes):
         with pytest.raises(DataError, match=r"^wmt14_translate/de-en: not prepared in .*; prepare it with: .*de-en:1"):
             ask()
+
+
+@pytest.mark.parametrize("package", ["sacrebleu", "sentencepiece"])
+def test_what_the_end_of_a_training_needs_is_missed_at_its_beginning(monkeypatch, package):
+    found = util.find_spec
+    monkeypatch.setattr(util, "find_spec", lambda name, *rest: None if name == package else found(name, *rest))
+    with pytest.raises(DataError, match=rf"^wmt14_translate/de-en: the package {package} is missing; install it with"):
+        wmt14.find()

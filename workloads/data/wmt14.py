@@ -30,6 +30,7 @@ LENGTH = 256
 
 def find() -> Path:
     """Finds the prepared data set; raises DataError with the command that prepares it."""
+    prepared.check_packages(NAME, ("sentencepiece", "sacrebleu"))  # before a training that BLEU ends
     return prepared.find(NAME, VERSIONS)
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from workloads.data import cmudict, wmt14
 from workloads.transformer.workload import TokenWorkload
-from workloads.workload import Scale, Splits, check_choice
+from workloads.workload import Scale, Score, Splits, check_choice
 
 if TYPE_CHECKING:
     from workloads.transformer.model import EncoderDecoder
@@ -59,6 +59,14 @@ class Seq2SeqTransformer(TokenWorkload):
         if self.dataset == wmt14.NAME:
             return wmt14.streams(wmt14.LENGTH)
         return cmudict.splits(split_seed)
+
+    def score(self, parameters: Any, state: Any) -> Score | None:
+        """BLEU on the validation pairs, with sacrebleu's signature; None where nothing is translated."""
+        if self.dataset != wmt14.NAME:
+            return None
+        from workloads.seq2seq_transformer.translation import bleu
+
+        return Score("bleu", *bleu(self, parameters, wmt14.pairs("validation")))
 
     @cached_property
     def model(self) -> EncoderDecoder:
