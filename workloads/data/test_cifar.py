@@ -1,44 +1,19 @@
-import io
 import pickle
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from workloads.data import cifar, prepared
+from workloads.data import cifar, prepared, synthetic_cifar
 from workloads.workload import DataError
 
 TRAIN = 40
-
-
-def pixels(number):
-    return np.random.default_rng(number).integers(0, 256, (32, 32, 3), np.uint8)
-
-
-def examples(part, count, labels):
-    for i in range(count):
-        image = io.BytesIO()
-        Image.fromarray(pixels(i)).save(image, "PNG")
-        yield i, {"id": f"{part}_{i:05d}", "image": image.getvalue(), **{name: i % n for name, n in labels.items()}}
-
-
-def prepare(directory, name, version="3.0.2"):
-    """Prepares a small data set of CIFAR's schema."""
-    import tensorflow_datasets as tfds
-
-    labels = {"label": 10} if name == "cifar10" else {"label": 100, "coarse_label": 20}
-    features = {label: tfds.features.ClassLabel(num_classes=count) for label, count in labels.items()}
-    image = tfds.features.Image(shape=(32, 32, 3))
-    features = tfds.features.FeaturesDict({"id": tfds.features.Text(), "image": image, **features})
-    splits = {"train": examples("train", TRAIN, labels), "test": examples("test", 4, labels)}
-    prepared.write(directory, name, version, features, splits)
 
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory):
     directory = tmp_path_factory.mktemp("data")
     for name in cifar.CLASSES:
-        prepare(directory, name)
+        synthetic_cifar.prepare(directory, name, TRAIN, 4)
     return directory
 
 
@@ -69,7 +44,7 @@ def test_validation_images_are_the_stored_ones(name):
     for record in stream.records:
         example = stream.prepare(record, np.random.default_rng(0))
         number = int(record["id"].split(b"_")[1])
-        np.testing.assert_array_equal(example["image"], pixels(number))
+        np.testing.assert_array_equal(example["image"], synthetic_cifar.pixels(number))
         assert example["image"].dtype == np.uint8
         assert example["label"] == number % cifar.CLASSES[name]
         assert example["label"].dtype == np.int32
@@ -79,7 +54,7 @@ def test_validation_images_are_the_stored_ones(name):
 def test_training_images_are_shifted_and_every_other_one_flipped(name):
     stream = cifar.streams(name, 3).train
     record = stream.records[0]
-    stored = pixels(int(record["id"].split(b"_")[1]))
+    stored = synthetic_cifar.pixels(int(record["id"].split(b"_")[1]))
     padded = np.pad(stored, ((4, 4), (4, 4), (0, 0)), mode="reflect")
     crops = {padded[i : i + 32, j : j + 32].tobytes(): (i, j) for i in range(9) for j in range(9)}
     flips = {padded[i : i + 32, j : j + 32][:, ::-1].tobytes(): (i, j) for i in range(9) for j in range(9)}
@@ -105,7 +80,7 @@ def test_content_hash(name, directory):
 
 def test_other_version(tmp_path, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
-    prepare(tmp_path, "cifar10", version="3.0.1")
+    synthetic_cifar.prepare(tmp_path, "cifar10", TRAIN, 4, version="3.0.1")
     with pytest.raises(DataError, match=r"^cifar10: .* holds version 3\.0\.1, expected 3\.0\.2; .*cifar10:3\.0\.2"):
         cifar.streams("cifar10", 0)
 
