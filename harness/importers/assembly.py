@@ -89,7 +89,7 @@ def assemble(source: Source, objective: str | None, goal: str | None) -> TrialTa
     if kept.size == 0:
         raise InputError("none of its trials is finished; give a table with a finished trial")
     if pruned := sum(words.get(i) == "pruned" for i in kept):
-        warnings.append(f"{pruned} trials were pruned; they count with the value that they had reached")
+        warnings.append(f"trials that were pruned, and count with the value they had reached: {pruned}")
 
     def column_of(name: str) -> np.ndarray:
         return typed(name, columns[name], trials, source.text)[kept]
@@ -138,7 +138,11 @@ def assemble(source: Source, objective: str | None, goal: str | None) -> TrialTa
             if roles[name] == "seed"
         },
         curves=curves,
-        ranges={name: found for name, found in source.ranges.items() if name in hyperparameters},
+        ranges={
+            name: (low, high, scale)
+            for name, (low, high, scale) in source.ranges.items()
+            if name in hyperparameters and -math.inf < low < high < math.inf
+        },
         skipped=tuple(skipped),
         warnings=tuple(warnings),
     )
@@ -270,8 +274,10 @@ def _objective(
     ranks = {name: names.objective_rank(name, name in curves) for name in known if roles.get(name) in (None, "result")}
     found = sorted((name for name, rank in ranks.items() if rank is not None), key=lambda name: ranks[name])
     if not found:
+        # What may be meant stands first in the list.
+        likely = sorted(known, key=lambda name: not (ranks.get(name) or roles.get(name) == "result" or name in curves))
         raise InputError(
-            f"no column is known to be the validation objective; name one with --objective; it has {_listed(known)}"
+            f"no column is known to be the validation objective; name one with --objective; it has {_listed(likely)}"
         )
     others = f" rather than {_listed(found[1:])}" if found[1:] else ""
     warnings.append(f"the objective was taken to be {found[0]!r}{others}; another can be named with --objective")

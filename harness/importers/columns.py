@@ -65,7 +65,8 @@ def _from_text(name: str, cells: Sequence[str], trials: Sequence[str]) -> np.nda
         number = next(index for index in present if is_number[index])
         other = next(index for index in present if not is_number[index])
         raise _mixed(name, trials, number, stripped[number], other, stripped[other])
-    return _objects([None if gone else cell for cell, gone in zip(cells, missing, strict=True)])
+    # A text may well be 'none', as of a schedule.
+    return _objects([None if cell.lower() in ("", "nan") else cell for cell in stripped])
 
 
 def _from_values(name: str, cells: Sequence[Any], trials: Sequence[str]) -> np.ndarray:

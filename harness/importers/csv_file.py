@@ -20,12 +20,12 @@ def read(path: Path, study: str | None = None) -> Source:
       study: name of the study to keep, of a table with a column of studies.
 
     Returns:
-      The columns as text; a cell is missing where it is empty, nan, null, none or na.
+      The columns as text; among numbers, a cell is missing where it is empty, nan, null, none or na.
 
     Raises:
       InputError: not UTF-8, no row, a column without a name or twice, a row of another length than the header.
     """
-    reader = csv.reader(io.StringIO(text(path), newline=""), strict=True)
+    reader = csv.reader(io.StringIO(text(path), newline=""), strict=True, skipinitialspace=True)
     try:
         header = next(reader, [])
         rows = [row for row in reader if row]

@@ -48,6 +48,10 @@ def read(path: Path, study: str | None = None) -> Source:
         if problem != "ok":
             raise InputError(f"is a damaged SQLite database ({problem.splitlines()[-1]}); copy it again")
         return _read(database, study)
+    except sqlite3.OperationalError as error:
+        raise InputError(
+            f"cannot be read as SQLite ({error}); wait until nothing writes it, or copy it again"
+        ) from None
     except sqlite3.Error as error:
         raise InputError(f"is no whole SQLite database ({error}); copy it again") from None
     finally:
@@ -61,7 +65,8 @@ def _read(database: sqlite3.Connection, study: str | None) -> Source:
         hint = "; give the trials.parquet beside it" if {"facts", "trials", "curves"} <= tables else ""
         raise InputError(f"is a SQLite database, but no storage of Optuna{hint or '; give one that is'}")
     studies = {
-        name: key for key, name in database.execute("SELECT study_id, study_name FROM studies ORDER BY study_id")
+        name: key
+        for key, name in database.execute("SELECT study_id, CAST(study_name AS TEXT) FROM studies ORDER BY study_id")
     }
     if not studies:
         raise InputError("holds no study; give a storage with a finished trial")
@@ -77,7 +82,8 @@ def _read(database: sqlite3.Connection, study: str | None) -> Source:
     metrics = [_free(name, columns) for name in metrics]
     values = np.full((len(metrics), len(trials)), math.nan)
     for trial, metric, value in _values(database, key, "trial_values", "objective", "value"):
-        values[metric, row_of[trial]] = value
+        if 0 <= metric < len(metrics):
+            values[int(metric), row_of[trial]] = value
     columns |= dict(zip(metrics, values, strict=True))
     violated = _violated(database, tables, key)
     status = _free("state", columns)
@@ -102,8 +108,8 @@ def _parameters(
     seen: dict[str, list[tuple[float, float, str]]] = {}
     decoded: dict[str, tuple[list | None, tuple | None]] = {}  # a study has few distributions and many trials
     for trial, name, value, text in database.execute(
-        "SELECT trial_id, param_name, param_value, distribution_json FROM trial_params JOIN trials USING (trial_id) "
-        "WHERE study_id = ? ORDER BY param_id",
+        "SELECT trial_id, CAST(param_name AS TEXT), param_value, distribution_json FROM trial_params "
+        "JOIN trials USING (trial_id) WHERE study_id = ? ORDER BY param_id",
         (key,),
     ):
         if text not in decoded:
@@ -179,7 +185,10 @@ def _values(
         f"WHERE study_id = ? ORDER BY trial_id, {position}",
         (key,),
     ):
-        yield trial, at, _NON_FINITE.get(of_type, math.nan if number is None else number)
+        value_or_nan = _NON_FINITE.get(of_type, math.nan if number is None else number)
+        if not isinstance(value_or_nan, (int, float)) or not isinstance(at, (int, float)):
+            raise InputError(f"{table} holds {number!r} at {at!r} for trial {trial}, no number; correct the storage")
+        yield trial, at, value_or_nan
 
 
 def _curves(

@@ -34,7 +34,7 @@ def read(path: Path, study: str | None = None) -> Source:
     head(path)
     try:
         with path.open("rb") as file:
-            table = pq.read_table(file, use_threads=True)
+            table = pq.ParquetFile(file).read()
     except (pa.ArrowException, OSError) as error:
         reason = " ".join(str(error).split())[:100]
         raise InputError(f"is no whole Parquet file ({reason}); write it again") from None
