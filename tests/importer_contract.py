@@ -257,6 +257,12 @@ class FolderContract(ImporterContract):
         assert len(table.skipped) == 2
         assert all("out of the folder" in line for line in table.skipped)
 
+    def test_loops_end_and_count_once(self, tmp_path):
+        path = self.write(tmp_path, study())
+        (path.parent / "loop").symlink_to(tmp_path, target_is_directory=True)
+        table = self.read(tmp_path)
+        assert (len(table.trials), table.skipped) == (12, ())
+
     def test_any_level_above_one_folder_of_trials_will_do(self, tmp_path):
         path = self.write(tmp_path / "a" / "b", study())
         for level in (path, path.parent, tmp_path):

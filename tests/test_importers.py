@@ -368,6 +368,16 @@ class TestOptuna(FileContract):
             "momentum": (0.5, 0.999, "linear"),
         }
 
+    def test_parameters_may_share_a_distribution(self, tmp_path):
+        database = self.database(tmp_path)
+        database.execute(
+            "UPDATE trial_params SET distribution_json = (SELECT distribution_json FROM trial_params "
+            "WHERE param_name = 'width') WHERE param_name = 'momentum'"
+        )
+        database.close()
+        ranges = read(tmp_path / "storage.db").ranges
+        assert ranges["momentum"] == ranges["width"] == (1, 1024, "linear")
+
     def test_range_that_changed_is_the_widest_with_a_warning(self, tmp_path):
         wider = {"name": "FloatDistribution", "attributes": {"low": 0.1, "high": 0.9, "log": False, "step": None}}
         database = self.database(tmp_path)
@@ -426,7 +436,7 @@ class TestOptuna(FileContract):
             (json.dumps(choices),),
         )
         database.close()
-        assert read(tmp_path / "storage.db").hyperparameters["optimizer"].tolist()[:3] == ["true", None, "adam"]
+        assert read(tmp_path / "storage.db").hyperparameters["optimizer"].tolist()[:3] == ["true", "null", "adam"]
 
     @pytest.mark.parametrize(
         "statement, says",
@@ -489,6 +499,16 @@ class TestAlgoperf(FolderContract):
         assert list(table.curves) == ["train/ssim", "test/ssim", "validation/loss", "validation/ssim"]
         assert any("rather than 'validation/loss'" in line for line in table.warnings)
         assert read(path, objective="validation/loss").objective.tolist() == [0.5, 0.5]
+
+    def test_empty_cell_was_not_measured_and_nan_was(self, tmp_path):
+        path = self.write(tmp_path, study(2))
+        for folder, last in zip(self.folders(path), ("", "NaN"), strict=True):
+            text = f"global_step,train/loss,validation/loss,test/loss\n1,5,3,\n2,4,2,\n3,3,{last},\n"
+            (folder / self.measurements).write_text(text)
+        table = read(path)
+        np.testing.assert_array_equal(table.objective, [2, math.nan])
+        assert [curve.steps.tolist() for curve in table.curves["validation/loss"]] == [[1, 2], [1, 2, 3]]
+        assert list(table.curves) == ["train/loss", "validation/loss"]
 
     @pytest.mark.parametrize(
         "text, says",

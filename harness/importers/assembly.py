@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -109,22 +109,15 @@ def assemble(source: Source, objective: str | None, goal: str | None) -> TrialTa
     infeasible = ~np.isfinite(values) | np.array([words.get(i) == "infeasible" for i in kept])
     values[infeasible] = math.nan
 
-    hyperparameters, results = {}, []
-    for name in columns:
-        if name == chosen or roles[name] not in (None, "hyperparameter"):
-            continue
-        column = column_of(name)
-        if not varies(column):
-            continue
-        if roles[name] is None and column.dtype != object and names.is_metric(name):
-            results.append(name)
-        elif roles[name] is None and _names_trials(column):
-            warnings.append(f"column {name!r} differs in every trial and was taken for a name, not a hyperparameter")
-        else:
-            hyperparameters[name] = _settings(name, column, trials, kept)
-    results += [name for name in columns if roles[name] == "result" and name != chosen and name not in source.roles]
-    if results:
-        warnings.append(f"columns taken for results, not hyperparameters: {_listed(results)}")
+    seeds = {
+        name: seed_column(name, columns[name], trials, source.text)[kept]
+        for name, one in roles.items()
+        if one == "seed"
+    }
+    roles[chosen] = "objective"
+    hyperparameters = _hyperparameters(source, columns, roles, column_of, warnings)
+    for name, column in hyperparameters.items():
+        _check_finite(name, column, trials, kept)
     return TrialTable(
         trials=tuple(trials[i] for i in kept),
         hyperparameters=hyperparameters,
@@ -132,11 +125,7 @@ def assemble(source: Source, objective: str | None, goal: str | None) -> TrialTa
         infeasible=infeasible,
         objective_name=chosen,
         goal=goal,
-        seeds={
-            name: seed_column(name, columns[name], trials, source.text)[kept]
-            for name in columns
-            if roles[name] == "seed"
-        },
+        seeds=seeds,
         curves=curves,
         ranges={
             name: (low, high, scale)
@@ -296,17 +285,40 @@ def _goal(given: str | None, of_source: str | None, objective: str, warnings: li
     return given or meant
 
 
+def _hyperparameters(
+    source: Source,
+    columns: Mapping[str, Sequence[Any]],
+    roles: Mapping[str, str | None],
+    column_of: Callable[[str], np.ndarray],
+    warnings: list[str],
+) -> dict[str, np.ndarray]:
+    """The columns that vary and are nothing else; those that only look like results or names are said in warnings."""
+    found = {}
+    results = [name for name, one in roles.items() if one == "result" and name not in source.roles]
+    for name in columns:
+        if roles[name] not in (None, "hyperparameter") or not varies(column := column_of(name)):
+            continue
+        if roles[name] is None and column.dtype != object and names.is_metric(name):
+            results.append(name)
+        elif roles[name] is None and _names_trials(column):
+            warnings.append(f"column {name!r} differs in every trial and was taken for a name, not a hyperparameter")
+        else:
+            found[name] = column
+    if results:
+        warnings.append(f"columns taken for results, not hyperparameters: {_listed(results)}")
+    return found
+
+
 def _names_trials(column: np.ndarray) -> bool:
     if column.dtype != object or len(column) <= DISTINCT_TEXTS or not isinstance(column[0], str):
         return False
     return len(set(column.tolist())) == len(column)
 
 
-def _settings(name: str, column: np.ndarray, trials: Sequence[str], kept: np.ndarray) -> np.ndarray:
+def _check_finite(name: str, column: np.ndarray, trials: Sequence[str], kept: np.ndarray) -> None:
     if column.dtype != object and np.any(np.isinf(column)):
         index = int(np.flatnonzero(np.isinf(column))[0])
         raise InputError(
             f"column {name!r}: {column[index]} in trial {trials[kept[index]]!r} is not finite; leave it empty where "
             "the hyperparameter does not apply"
         )
-    return column

@@ -154,7 +154,8 @@ def walk(path: Path, is_trial: Callable[[Path], bool], skipped: list[str]) -> It
             yield folder, trials
         elif depth < DEPTH:
             for one in inner:
-                yield from below(one, depth + 1)
+                if not one.is_symlink():  # what it leads to is found by its own path
+                    yield from below(one, depth + 1)
 
     yield from below(path, 0)
 
@@ -189,7 +190,7 @@ def measurements(path: Path, steps: tuple[str, ...], unwanted: frozenset[str]) -
       unwanted: columns that are no metrics.
 
     Returns:
-      Name to curve, of the columns of numbers.
+      Name to curve, of the columns of numbers; an empty cell was not measured, and is no point of its curve.
 
     Raises:
       Unreadable: it is not CSV, holds no row or no steps.
@@ -198,7 +199,11 @@ def measurements(path: Path, steps: tuple[str, ...], unwanted: frozenset[str]) -
     import pyarrow.csv as pa_csv
 
     try:
-        table = pa_csv.read_csv(path, read_options=pa_csv.ReadOptions(use_threads=False))
+        table = pa_csv.read_csv(
+            path,
+            read_options=pa_csv.ReadOptions(use_threads=False),
+            convert_options=pa_csv.ConvertOptions(null_values=[""]),
+        )
     except (pa.ArrowInvalid, OSError) as error:
         raise Unreadable(f"{path.name} is not CSV ({' '.join(str(error).split())[:100]})") from None
     columns = table.column_names
@@ -209,21 +214,26 @@ def measurements(path: Path, steps: tuple[str, ...], unwanted: frozenset[str]) -
         raise Unreadable(f"{path.name} has no column {steps[0]!r}")
     if table.num_rows == 0:
         raise Unreadable(f"{path.name} has no row")
-    found = {
-        name: _floats(table.column(name))
-        for name in columns
-        if name not in unwanted and _is_numeric(table.schema.field(name).type)
-    }
-    if at not in found:
+    if not _is_numeric(table.schema.field(at).type):
         raise Unreadable(f"column {at!r} of {path.name} does not hold numbers alone")
-    at_steps = found.pop(at)
-    return {name: curve(at_steps, values) for name, values in found.items()}
+    at_steps = _floats(table.column(at))
+    curves = {}
+    for name in columns:
+        column = table.column(name)
+        if name == at or name in unwanted or not _is_numeric(column.type):
+            continue
+        if column.null_count:
+            measured = column.is_valid().to_numpy()
+            curves[name] = curve(at_steps[measured], _floats(column)[measured])
+        else:
+            curves[name] = curve(at_steps, _floats(column))
+    return curves
 
 
 def _is_numeric(kind) -> bool:
     import pyarrow.types as types
 
-    return types.is_floating(kind) or types.is_integer(kind) or types.is_null(kind)
+    return types.is_floating(kind) or types.is_integer(kind)
 
 
 def _floats(column) -> np.ndarray:

@@ -106,17 +106,17 @@ def _parameters(
     """Name to a value per trial; name to range; warnings."""
     columns: dict[str, list] = {}
     seen: dict[str, list[tuple[float, float, str]]] = {}
-    decoded: dict[str, tuple[list | None, tuple | None]] = {}  # a study has few distributions and many trials
+    decoded: dict[tuple, tuple[list | None, tuple | None]] = {}  # a study has few distributions and many trials
     for trial, name, value, text in database.execute(
         "SELECT trial_id, CAST(param_name AS TEXT), param_value, distribution_json FROM trial_params "
         "JOIN trials USING (trial_id) WHERE study_id = ? ORDER BY param_id",
         (key,),
     ):
-        if text not in decoded:
-            decoded[text] = _distribution(name, text)
-            if (found := decoded[text][1]) is not None:
+        if (name, text) not in decoded:
+            decoded[name, text] = _distribution(name, text)
+            if (found := decoded[name, text][1]) is not None:
                 seen.setdefault(name, []).append(found)
-        choices = decoded[text][0]
+        choices = decoded[name, text][0]
         cells = columns.setdefault(name, [None] * len(row_of))
         try:
             cells[row_of[trial]] = float(value) if choices is None else choices[int(value)]
@@ -141,14 +141,10 @@ def _distribution(name: str, text: str) -> tuple[list | None, tuple[float, float
         found = json.loads(text)
         kind, attributes = found["name"], found["attributes"]
         if "choices" in attributes:
-            choices = [
-                c if isinstance(c, (str, bool, int, float, type(None))) else json.dumps(c)
-                for c in attributes["choices"]
-            ]
-            if len({type(c) for c in choices if c is not None}) > 1 and any(
-                isinstance(c, (str, bool)) for c in choices
-            ):
-                choices = [c if isinstance(c, str) or c is None else json.dumps(c) for c in choices]
+            choices = list(attributes["choices"])
+            types = set(map(type, choices))
+            if types not in ({bool}, {str}) and not types <= {int, float, type(None)}:
+                choices = [c if isinstance(c, str) else json.dumps(c) for c in choices]
             return choices, None
         is_log = attributes.get("log", False) or "Log" in kind
         return None, (float(attributes["low"]), float(attributes["high"]), "log" if is_log else "linear")
