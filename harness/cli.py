@@ -174,6 +174,53 @@ def train(
 
 
 @app.command()
+def diagnose(
+    table: Annotated[
+        str,
+        typer.Argument(
+            metavar="TABLE", show_default=False, help="Trials: a file or folder, with #NAME one of several studies."
+        ),
+    ],
+    format: Annotated[
+        str | None,
+        typer.Option(
+            help="csv, parquet, jsonl, optuna, algoperf, batch-science or pd1; guessed if left out.", show_default=False
+        ),
+    ] = None,
+    objective: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="What was to be optimised; guessed if left out.")
+    ] = None,
+    goal: Annotated[str | None, typer.Option(help="min or max; by the objective's name if left out.")] = None,
+    space: Annotated[
+        Path | None, typer.Option(metavar="SPACE.toml", help="Ranges and scales that were searched.")
+    ] = None,
+    without_replacement: Annotated[
+        bool, typer.Option("--without-replacement", help="Draw the best of k trials without replacement.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the page; results/diagnose/<table> if left out.", show_default=False)
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Read anybody's finished study as the playbook does: a checklist, worst first, and a page."""
+    from harness.diagnose import diagnose as read
+
+    result = read(table, format, objective, goal, space, not without_replacement, out)
+    if as_json:
+        print(json.dumps(result, indent=1))
+        return
+    counts = result["trials"]
+    print(f"{counts['complete']} complete and {counts['infeasible']} infeasible trials, {counts['skipped']} skipped")
+    if result["best"]:
+        print(f"best {result['objective']} {result['best']['objective']:.6g}, trial {result['best']['trial']}")
+    for finding in result["findings"]:
+        print(f"\n{finding['severity']}: {finding['check']}\n  {finding['evidence']}")
+        if finding["advice"]:
+            print(f"  {finding['advice']}")
+    print(f"\npage: {Path(result['folder']) / 'index.html'}")
+
+
+@app.command()
 def doctor(as_json: Json = False) -> None:
     """Show devices, versions and data, and what their lack rules out."""
     from harness.doctor import describe, examine
