@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from harness.importers.arrow import floats, is_number, present
 from harness.importers.assembly import Source, pick
 from harness.importers.columns import curve, settings_columns
 from harness.importers.files import text
@@ -214,27 +213,14 @@ def measurements(path: Path, steps: tuple[str, ...], unwanted: frozenset[str]) -
         raise Unreadable(f"{path.name} has no column {steps[0]!r}")
     if table.num_rows == 0:
         raise Unreadable(f"{path.name} has no row")
-    if not _is_numeric(table.schema.field(at).type):
+    if not is_number(table.schema.field(at).type):
         raise Unreadable(f"column {at!r} of {path.name} does not hold numbers alone")
-    at_steps = _floats(table.column(at))
+    at_steps = floats(table.column(at).combine_chunks())
     curves = {}
     for name in columns:
-        column = table.column(name)
-        if name == at or name in unwanted or not _is_numeric(column.type):
+        if name == at or name in unwanted or not is_number(table.schema.field(name).type):
             continue
-        if column.null_count:
-            measured = column.is_valid().to_numpy()
-            curves[name] = curve(at_steps[measured], _floats(column)[measured])
-        else:
-            curves[name] = curve(at_steps, _floats(column))
+        column = table.column(name).combine_chunks()
+        measured = present(column) if column.null_count else slice(None)
+        curves[name] = curve(at_steps[measured], floats(column)[measured])
     return curves
-
-
-def _is_numeric(kind) -> bool:
-    import pyarrow.types as types
-
-    return types.is_floating(kind) or types.is_integer(kind)
-
-
-def _floats(column) -> np.ndarray:
-    return column.cast("float64").to_numpy().astype(np.float64, copy=False)
