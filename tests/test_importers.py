@@ -223,6 +223,7 @@ class TestJsonl(FileContract):
         "text, says",
         [
             ('{"lr": 1, "lr": 2, "val_loss": 1}\n', "'lr' is there twice"),
+            ('{"a": {"b": 1}, "a.b": 2, "val_loss": 1}\n', "'a.b' is there twice"),
             ('{"lr": 1}\n[1]\n', "line 2 is a list"),
             ('{"lr": 1}\n{"lr": \n', "line 2 is not JSON"),
             ("[" * 100_000, "line 1 is not JSON"),

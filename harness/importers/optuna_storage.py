@@ -118,9 +118,10 @@ def _parameters(
             if (found := decoded[name, text][1]) is not None:
                 seen.setdefault(name, []).append(found)
         choices = decoded[name, text][0]
-        cells = columns.setdefault(name, [None] * len(row_of))
+        if name not in columns:
+            columns[name] = [None] * len(row_of)
         try:
-            cells[row_of[trial]] = float(value) if choices is None else choices[int(value)]
+            columns[name][row_of[trial]] = float(value) if choices is None else choices[int(value)]
         except (TypeError, ValueError, IndexError):
             raise InputError(
                 f"parameter {name!r} of trial {trial} has no value {value!r}; correct the storage"
