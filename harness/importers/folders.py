@@ -11,7 +11,7 @@ from typing import Any
 
 from harness.importers.arrow import floats, is_number, present
 from harness.importers.assembly import Source, pick
-from harness.importers.columns import curve, settings_columns
+from harness.importers.columns import curve, flatten, settings_columns
 from harness.importers.files import text
 from harness.importers.names import role
 from harness.records import Curve, InputError
@@ -77,13 +77,14 @@ def read_trials(
     names, settings, statuses, measured = [], [], [], []
     for folder in trials:
         try:
-            one = read_trial(folder, root)
+            setting, status, found = read_trial(folder, root)
+            settings.append(flatten(setting))
         except (Unreadable, InputError) as error:
             skipped.append(f"trial {folder.name!r} cannot be read: {error}")
             continue
-        names.append(folder.name)
-        for rows, value in zip((settings, statuses, measured), one, strict=True):
-            rows.append(value)
+        names.append(os.fsencode(folder.name).decode(errors="replace"))  # a name may be no text
+        statuses.append(status)
+        measured.append(found)
     if not names:
         raise InputError(f"none of its {len(trials)} trials can be read; the first: {skipped[0]}")
     columns = settings_columns(settings)
