@@ -29,8 +29,7 @@ from typing import NamedTuple
 import numpy as np
 
 from harness.analysis.axes import Axis, numeric_column, positions, scores, value_at
-from harness.analysis.infeasible import side_p
-from harness.analysis.rank_tests import holm, hypergeometric_upper, rank_sum_upper
+from harness.analysis.rank_tests import holm, hypergeometric_upper, rank_sum_tails
 from harness.records import InputError, TrialTable
 
 BEST_SHARE = 0.2
@@ -145,8 +144,9 @@ def check_boundaries(
     for name, axis in axes.items():
         at = positions(name, numeric_column(table, name), axis)
         applies = np.isfinite(at)
-        for side in ("low", "high"):
-            sides.append(_measure(name, side, axis, at[applies], score[applies], best_share, edge_share))
+        at, measured = at[applies], score[applies]
+        for side, p in zip(("low", "high"), rank_sum_tails(at, np.isinf(measured)), strict=True):
+            sides.append(_measure(name, side, axis, at, measured, p, best_share, edge_share))
     for p in ("p_crowd", "p_worse", "p_infeasible"):
         # Only sides that could be tested count among the comparisons.
         tested = [i for i, side in enumerate(sides) if not math.isnan(getattr(side, p))]
@@ -165,7 +165,14 @@ def _verdict(side: Side, level: float, edge_share: float, crowd_share: float, wa
 
 
 def _measure(
-    name: str, side: str, axis: Axis, at: np.ndarray, score: np.ndarray, best_share: float, edge_share: float
+    name: str,
+    side: str,
+    axis: Axis,
+    at: np.ndarray,
+    score: np.ndarray,
+    p_infeasible: float,
+    best_share: float,
+    edge_share: float,
 ) -> Side:
     """Evidence on one side, with p-values of this side alone and NaN where nothing can be tested."""
     outwards = at if side == "high" else -at
@@ -189,7 +196,7 @@ def _measure(
         edge=value_at(float(edge if side == "high" else -edge), axis),
         p_crowd=hypergeometric_upper(crowd, n, int((feasible >= edge).sum()), int(best.sum())),
         p_worse=_p_worse(outwards, score, edge_share),
-        p_infeasible=side_p(at, bad, side) if bad.any() else untested,
+        p_infeasible=p_infeasible if bad.any() else untested,
         infeasible_beyond=int((beyond & bad).sum()),
         beyond=int(beyond.sum()),
     )
@@ -213,4 +220,4 @@ def _p_worse(outwards: np.ndarray, score: np.ndarray, edge_share: float) -> floa
     at_edge = outwards[half] >= edge
     if at_edge.all():
         return float("nan")
-    return rank_sum_upper(score[half], at_edge)
+    return rank_sum_tails(score[half], at_edge)[1]

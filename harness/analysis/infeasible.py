@@ -14,7 +14,7 @@ import numpy as np
 
 from harness.analysis.axes import Axis, column, numeric_column, positions, scores, value_at
 from harness.analysis.intervals import clopper_pearson
-from harness.analysis.rank_tests import holm, hypergeometric_upper, rank_sum_upper
+from harness.analysis.rank_tests import holm, hypergeometric_upper, rank_sum_tails
 from harness.records import TrialTable
 
 LEVEL = 0.05
@@ -107,11 +107,6 @@ def find_infeasible(table: TrialTable, axes: Mapping[str, Axis], *, level: float
     )
 
 
-def side_p(at: np.ndarray, bad: np.ndarray, side: str) -> float:
-    """One-sided p of "infeasible trials lie at this side", for positions (n,) and infeasible flags (n,)."""
-    return rank_sum_upper(at if side == "high" else -at, bad)
-
-
 def _sides(table: TrialTable, name: str, axis: Axis, bad: np.ndarray) -> list[Place]:
     """Both sides of a range, with p not yet adjusted; nothing where no split is possible."""
     at = positions(name, numeric_column(table, name), axis)
@@ -120,13 +115,12 @@ def _sides(table: TrialTable, name: str, axis: Axis, bad: np.ndarray) -> list[Pl
     if not 0 < bad.sum() < len(bad) or at.min() == at.max():
         return []
     sides = []
-    for side, sign in (("low", -1), ("high", 1)):
-        outwards = sign * at
-        order = np.argsort(-outwards, kind="stable")
+    inwards = np.argsort(at)
+    for side, order, p in zip(("low", "high"), (inwards, inwards[::-1]), rank_sum_tails(at, bad), strict=True):
         seen, inside = np.arange(1, len(at) + 1), np.cumsum(bad[order])
         # Youden's index at every distinct value: share of infeasible less share of feasible trials out to it.
         youden = inside / bad.sum() - (seen - inside) / (~bad).sum()
-        last_of_ties = np.append(np.diff(outwards[order]) != 0, True)
+        last_of_ties = np.append(np.diff(at[order]) != 0, True)
         best = int(np.argmax(np.where(last_of_ties, youden, -np.inf)))
         others = len(at) - best - 1
         sides.append(
@@ -137,7 +131,7 @@ def _sides(table: TrialTable, name: str, axis: Axis, bad: np.ndarray) -> list[Pl
                 int(inside[best]),
                 best + 1,
                 float((bad.sum() - inside[best]) / others) if others else 0.0,
-                side_p(at, bad, side),
+                p,
             )
         )
     return sides

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 EXACT_UP_TO = 40
-"""Trials up to which the rank-sum test counts every split; its normal approximation is within .002 of that beyond."""
+"""Trials up to which the rank-sum test counts every split; beyond, its normal approximation is within .01 of that."""
 
 
 def holm(p: np.ndarray) -> np.ndarray:
@@ -54,8 +54,8 @@ def ranks(values: np.ndarray) -> np.ndarray:
     return result
 
 
-def rank_sum_upper(values: np.ndarray, group: np.ndarray) -> float:
-    """One-sided p of the rank-sum test: chance that a random group of this size ranks at least as high.
+def rank_sum_tails(values: np.ndarray, group: np.ndarray) -> tuple[float, float]:
+    """One-sided p-values of the rank-sum test: chances that a random group of this size ranks as low, and as high.
 
     Wilcoxon 1945 (Biometrics Bull 1:80). Up to `EXACT_UP_TO` trials by counting every split, ties included; beyond, the
     normal approximation with the variance corrected for ties (Lehmann 1975, Nonparametrics, eq. 1.35) and a continuity
@@ -63,33 +63,35 @@ def rank_sum_upper(values: np.ndarray, group: np.ndarray) -> float:
 
     Args:
       values: float64 (n,), no NaN.
-      group: bool (n,), the group that would rank high.
+      group: bool (n,).
 
     Returns:
-      Probability in (0, 1]; 1 where either group is empty.
+      (low, high), probabilities in (0, 1]; 1 where either group is empty.
     """
     n, size = len(values), int(group.sum())
     if size in (0, n):
-        return 1.0
+        return 1.0, 1.0
     # Doubled ranks are whole numbers, ties or not.
     doubled = np.round(2 * ranks(values)).astype(np.int64)
     observed = int(doubled[group].sum())
     if n <= EXACT_UP_TO:
-        return _exact_upper(doubled, size, observed)
+        return _exact_tails(doubled, size, observed)
     from scipy.special import ndtr
 
     mean = size * (n + 1)
     variance = size * (n - size) / (n - 1) * float(((doubled - (n + 1)) ** 2).mean())
     if variance == 0:
-        return 1.0
-    return float(ndtr(-(observed - 1 - mean) / np.sqrt(variance)))
+        return 1.0, 1.0
+    sd = np.sqrt(variance)
+    return float(ndtr((observed + 1 - mean) / sd)), float(ndtr(-(observed - 1 - mean) / sd))
 
 
-def _exact_upper(doubled: np.ndarray, size: int, observed: int) -> float:
-    """Share of the groups of a size whose doubled rank sum is at least the observed one."""
+def _exact_tails(doubled: np.ndarray, size: int, observed: int) -> tuple[float, float]:
+    """Shares of the groups of a size whose doubled rank sum is at most, and at least, the observed one."""
     total = int(doubled.sum())
     counts = np.zeros((size + 1, total + 1))
     counts[0, 0] = 1
     for rank in doubled:
         counts[1:, rank:] += counts[:-1, : total + 1 - rank].copy()
-    return float(counts[size, observed:].sum() / counts[size].sum())
+    sums = counts[size] / counts[size].sum()
+    return float(min(1.0, sums[: observed + 1].sum())), float(min(1.0, sums[observed:].sum()))
