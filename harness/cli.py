@@ -207,7 +207,7 @@ def diagnose(
 
     result = read(table, format, objective, goal, space, not without_replacement, out)
     if as_json:
-        print(json.dumps(result, indent=1))
+        print(json.dumps(result))
         return
     counts = result["trials"]
     print(f"{counts['complete']} complete and {counts['infeasible']} infeasible trials, {counts['skipped']} skipped")

@@ -77,7 +77,7 @@ def write(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "index.html").write_text(page, "utf-8")
-        (folder / "result.json").write_text(json.dumps(result, indent=1, allow_nan=False) + "\n", "utf-8")
+        (folder / "result.json").write_text(json.dumps(result, allow_nan=False) + "\n", "utf-8")
     except OSError as error:
         raise InputError(f"output folder {folder} cannot be written ({error.strerror}); choose another --out") from None
     return {**result, "folder": str(folder)}

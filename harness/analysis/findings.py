@@ -130,7 +130,7 @@ def _boundaries(reading: Reading) -> Iterator[Finding]:
         expected = side.best * side.at_edge / side.trials
         evidence = (
             f"{side.best_at_edge} of the {side.best} best trials lie at the {side.side} end of {name}, {end} "
-            f"{number(side.edge)}, where {expected:.1f} would by chance (p = {_p(side.p_crowd)})"
+            f"{number(side.edge)}, where {expected:.1f} would by chance ({_p(side.p_crowd)})"
         )
         if side.verdict == "wall":
             yield Finding(
@@ -178,7 +178,7 @@ def _infeasible(reading: Reading) -> Iterator[Finding]:
             if place.limit is not None
             else f"{place.hyperparameter} = {place.where}"
         )
-        places.append(f"{place.infeasible} of {place.trials} with {where} (p = {_p(place.p)})")
+        places.append(f"{place.infeasible} of {place.trials} with {where} ({_p(place.p)})")
     evidence += ", mostly at " + "; ".join(places) + "." if places else ", spread over the space."
     if found.share < MANY_INFEASIBLE:
         yield Finding("infeasible", "note", evidence, "Tell a later Bayesian search of them as constraints.")
@@ -322,7 +322,7 @@ def _isolation(reading: Reading) -> Iterator[Finding]:
             "isolation",
             "note",
             f"{one.hyperparameter} matters: the best trial has {one.hyperparameter} {where}, and the best trials of "
-            f"{worse} of {len(one.slices)} other values are worse than chance (p = {_p(one.p)}).",
+            f"{worse} of {len(one.slices)} other values are worse than chance ({_p(one.p)}).",
             "",
         )
     if n and not with_effect:
@@ -369,4 +369,4 @@ def _value(value: float | str | bool) -> str:
 
 
 def _p(p: float) -> str:
-    return "< .001" if p < 0.001 else f"{p:.2g}"
+    return "p < .001" if p < 0.001 else f"p = {p:.2g}"

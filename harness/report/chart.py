@@ -151,8 +151,12 @@ def _decades(low: float, high: float, most: int) -> list[float]:
     decades = [10.0**power for power in range(first, last + 1, stride)]
     if len(decades) > 2:
         return decades
-    finer = [m * 10.0**power for power in range(first - 1, last + 1) for m in (1, 2, 5)]
-    return [one for one in finer if low * (1 - 1e-9) <= one <= high * (1 + 1e-9)]
+    for multiples in ((1, 2, 5), (1, 3)):
+        finer = [m * 10.0**power for power in range(first - 1, last + 1) for m in multiples]
+        inside = [one for one in finer if low * (1 - 1e-9) <= one <= high * (1 + 1e-9)]
+        if len(inside) <= most:
+            return inside
+    return decades if len(decades) > 1 else inside
 
 
 def _steps(low: float, high: float, most: int) -> list[float]:

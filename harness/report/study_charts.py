@@ -18,6 +18,8 @@ SHOWN_WORST = 0.9
 CURVE_POINTS = 300
 """Points of a curve that are drawn; a longer one is thinned."""
 
+BOXES = 20
+
 CURVES = 5
 """Best trials whose curves are drawn."""
 
@@ -82,15 +84,15 @@ def isolation_plot(reading: Reading, isolation: Isolation) -> Chart:
 
 
 def best_of_plot(reading: Reading) -> Chart:
-    """Boxes of the best of k trials (figure 3), at most 25 of them."""
+    """Boxes of the best of k trials (figure 3), at most `BOXES` of them."""
     found, name = reading.best_of, reading.table.objective_name
-    keep = np.unique(np.linspace(0, len(found.ks) - 1, min(len(found.ks), 25)).round().astype(int))
+    keep = np.arange(0, len(found.ks), -(-len(found.ks) // BOXES))
     shown = [i for i in keep.tolist() if np.isfinite([found.low[i], found.high[i]]).all()]
     ends = [end for i in shown for end in (found.low[i], found.high[i])] or [0.0, 1.0]
     y_axis, x_axis = padded(min(ends), max(ends)), padded(1.0, float(found.ks[-1]))
     chart = Chart("best of k trials", "k, trials of a study", f"best {name}", "distribution of the best of k trials")
     chart.x_ticks, chart.y_ticks = ticks(x_axis, across), ticks(y_axis, up)
-    width = min(12.0, 200 / max(len(keep), 1))
+    width = min(12.0, 180 / len(keep))
     for i in shown:
         q1, median, q3, low, high = (float(getattr(found, one)[i]) for one in ("q1", "median", "q3", "low", "high"))
         text = f"best of {found.ks[i]}: median {label(median)}, quartiles {label(q1)} to {label(q3)}"
