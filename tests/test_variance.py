@@ -121,12 +121,13 @@ def test_the_binomial_floor_is_taken_off():
     assert np.median([v.pooled_sd(row).sd for row in errors]) > 1.1 * spread
     assert v.sampling_sd(0.23, 50_000) == pytest.approx(0.001882, abs=1e-6)
     assert v.without_sampling(v.pooled_sd([0.2, 0.2001]), 0.2, 1000).sd == 0
+    assert math.isnan(v.without_sampling(v.pooled_sd([0.2]), 0.2, 1000).sd)  # unknown, not none
 
 
 # --- sources ---
 
 
-@pytest.mark.parametrize(("family", "by_f"), [("normal", 0.05), ("lognormal", 0.29), ("diverged", 0.40)])
+@pytest.mark.parametrize(("family", "by_f"), [("normal", 0.05), ("lognormal", 0.28), ("diverged", 0.39)])
 def test_permutation_keeps_its_level_where_f_does_not(family, by_f):
     rng = np.random.default_rng(6)
     pairs = zip(FAMILIES[family](rng, (RUNS, 20)), FAMILIES[family](rng, (RUNS, 20)), strict=True)
@@ -167,7 +168,7 @@ def simulate(between, within, ratio, runs, groups=GROUPS, seed=8):
 
 @pytest.mark.parametrize(
     ("between", "within", "stated"),
-    [("normal", "normal", 0.95), ("normal", "lognormal", 0.89), ("lognormal", "lognormal", 0.84)],
+    [("normal", "normal", 0.95), ("normal", "lognormal", 0.91), ("lognormal", "lognormal", 0.85)],
 )
 def test_between_within_covers_as_documented(between, within, stated):
     found = list(simulate(between, within, 1.0, RUNS))
