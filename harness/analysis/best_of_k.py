@@ -3,11 +3,11 @@
 The chance that the best of k is none of the first i, with the trials sorted best first, is
 
     S(i) = (1 - i / N)^k                    drawn with replacement (a bootstrap of studies of k trials)
-    S(i) = C(N - i, k) / C(N, k)            drawn without (disjoint studies; Tang et al. 2020, arXiv 2011.01005)
+    S(i) = C(N - i, k) / C(N, k)            drawn without (disjoint studies; Tang et al. 2020, arXiv 2004.13705)
 
 Everything follows from S without sampling. The mean without replacement is the unbiased estimator of the expected best
 of k fresh trials (the form of pass@k, Chen et al. 2021, arXiv 2107.03374, eq. 1); with replacement it is that of Dodge
-et al. 2019, arXiv 1909.03004, eq. 7, which is biased towards worse values where k is near N.
+et al. 2019, arXiv 1909.03004, which is biased towards worse values where k is near N.
 
 A trial without a finite value is infeasible: it stays among the N and is worse than every other.
 """

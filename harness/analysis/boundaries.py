@@ -18,6 +18,11 @@ searches of 20 trials and over 99% from 50 on, one at .5 never. A tenth for both
 trials at an edge are few; a quarter flags an optimum at .7 in up to 22%. The cap of 20 is for large studies: with 6
 hyperparameters and 1,000 trials, an optimum just at the edge is found in 99% of searches against 73%, since the best
 200 are spread by the other hyperparameters.
+
+Measured where hyperparameters do nothing (2,000 simulated studies of 20, 50 or 100 trials a row, level 5%): a side is
+called open or a wall in 1.1 to 1.9% of studies with one range and 1.3 to 2.4% with four, closed in 2.9 to 4.2%, with
+normal or bimodal errors and with infeasible trials anywhere or beyond a wall. A wall at .7 or .9 with the optimum
+beyond it is called one in 83 and 61% of searches of 20 trials, 99% and more from 50 on.
 """
 
 from __future__ import annotations

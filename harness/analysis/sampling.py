@@ -18,6 +18,12 @@ wins (the winner's curse). Where the trial standard deviation is known, from set
 distribution of the settings' means is found by maximum likelihood (Kiefer & Wolfowitz 1956, Ann Math Stat 27:887, by
 EM on a grid). It gives the mean of the winning setting given its value (empirical Bayes; Efron 2011, JASA 106:1602),
 and how much of the step from n / 2 to n trials was real; the gain is multiplied by that share.
+
+Measured on simulated random searches (quadratic in 1, 2 and 4 hyperparameters, 20 to 400 trials, k = n): without trial
+variance the 95% interval holds the true gain in 98 to 100% of studies, with a standard deviation of .02 in 88 to 98%.
+The estimate is up to 4 times too high for one hyperparameter, where the gain is next to nothing (under a tenth of a
+trial standard deviation), and within 1.9 times for 2 and 4. Of the luck of the best, 70 to 96% is removed. Trials that
+all share one setting get a gain of .03 to .06 standard deviations.
 """
 
 from __future__ import annotations
