@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -21,6 +22,8 @@ from harness.records import Curve, InputError, TrialTable, did_you_mean
 
 MOST_K = 100
 """Largest study whose best is described, as in figure 3."""
+
+_SPLITS = {"", "train", "training", "validation", "valid", "val", "eval", "evaluation", "best"}
 
 BEST_CURVES = 10
 """Best trials whose curves are checked one by one."""
@@ -148,8 +151,8 @@ def read(
 def curve_names(table: TrialTable, goals: Mapping[str, str]) -> tuple[str | None, str | None]:
     """Finds the curve to check, and the training curve beside it.
 
-    The objective's own curve is checked; else the one whose name shares most words with the objective's, training
-    curves aside. The training curve is the one whose name says `train` and shares most words with it.
+    The objective's own curve is checked; else the one whose name shares most words with the objective's, those of
+    training and test sets aside. The training curve is the one whose name says `train` and shares most words with it.
 
     Args:
       table: finished trials.
@@ -160,7 +163,7 @@ def curve_names(table: TrialTable, goals: Mapping[str, str]) -> tuple[str | None
     """
     named = [name for name in table.curves if name == table.objective_name or name in goals]
     training = [name for name in named if "train" in name.lower()]
-    others = [name for name in named if name not in training]
+    others = [name for name in named if name == table.objective_name or (name not in training and not _is_test(name))]
 
     def likeness(name: str, wanted: str) -> tuple[bool, int]:
         return name == wanted, len(_words(name) & _words(wanted))
@@ -172,9 +175,22 @@ def curve_names(table: TrialTable, goals: Mapping[str, str]) -> tuple[str | None
     return validation, max(beside, key=lambda name: likeness(name, validation), default=None)
 
 
+def _is_test(name: str) -> bool:
+    return "test" in re.split("[^a-z]+", name.lower())
+
+
 def _words(name: str) -> set[str]:
-    cleaned = "".join(letter.lower() if letter.isalnum() else " " for letter in name)
-    return set(cleaned.split()) - {"train", "training", "validation", "valid", "val", "eval", "evaluation", "best"}
+    return set(re.split("[^a-z0-9]+", name.lower())) - _SPLITS
+        "",
+        "train",
+        "training",
+        "validation",
+        "valid",
+        "val",
+        "eval",
+        "evaluation",
+        "best",
+    }
 
 
 def _checks(

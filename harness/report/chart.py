@@ -6,6 +6,7 @@ Matplotlib takes a second to import and a tenth of one a panel; a page of fifty 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -96,8 +97,8 @@ def up(at: np.ndarray) -> np.ndarray:
 
 
 def padded(low: float, high: float) -> Axis:
-    """A linear axis of values from low to high, also where they are one."""
-    if low < high:
+    """A linear axis of values from low to high, also where they are one, or as good as one."""
+    if high - low > 1e-9 * max(abs(low), abs(high)):
         return Axis(low, high)
     room = abs(low) * 0.05 or 1.0
     return Axis(low - room, high + room)
@@ -130,7 +131,7 @@ def ticks(axis: Axis, place, most: int = 5) -> list[Tick]:
 
 def label(value: float) -> str:
     """A short number: 0.01, 3e-05, 0.999."""
-    return f"{value:.6g}".replace("e-0", "e-").replace("e+0", "e")
+    return re.sub(r"e\+?(-?)0*", r"e\1", f"{value:.6g}")
 
 
 def named(values: Sequence[object]) -> tuple[Mapping[object, float], list[Tick]]:
