@@ -181,16 +181,6 @@ def _is_test(name: str) -> bool:
 
 def _words(name: str) -> set[str]:
     return set(re.split("[^a-z0-9]+", name.lower())) - _SPLITS
-        "",
-        "train",
-        "training",
-        "validation",
-        "valid",
-        "val",
-        "eval",
-        "evaluation",
-        "best",
-    }
 
 
 def _checks(
