@@ -20,7 +20,6 @@ import numpy as np
 from harness.experiments import experiment as catalogue
 from harness.experiments.experiment import Experiment
 from harness.records import Claim
-from harness.search.space import Hyperparameter, Space
 from harness.studies.study import Arm, Study
 from harness.training.trial import Trial, derive_seeds
 from workloads.workload import ConfigurationError, DataError, Scale, Score, Splits, configure
@@ -133,9 +132,8 @@ def stand_in_study(**changes):
         "name": "rates",
         "workload": StandIn(),
         "arms": (Arm("narrow"), Arm("wide", {"features": 5})),
-        "space": Space([Hyperparameter("learning_rate", values=(0.1, 0.5))]),
-        "points": 2,
-        "replicates": 3,
+        "points": [{"learning_rate": 0.1}, {"learning_rate": 0.5}],
+        "replicates": range(3),
         "hyperparameters": HYPERPARAMETERS,
         "batch_size": 8,
         "steps": 20,

@@ -194,7 +194,7 @@ class TestOpening:
         ("changes", "message"),
         [
             ({"batch_size": 9}, "studies.rates/narrow.batch_size was 8, is now 9"),
-            ({"replicates": 2}, r"studies.rates/narrow.replicate was \[0,1,2\], is now \[0,1\]"),
+            ({"replicates": range(2)}, r"studies.rates/narrow.replicate was \[0,1,2\], is now \[0,1\]"),
         ],
     )
     def test_another_specification(self, tmp_path, changes, message):

@@ -10,12 +10,16 @@ import pytest
 import harness.training
 import workloads
 from harness.records import InputError
+from harness.search.samplers import sample
 from harness.search.space import Hyperparameter, Space
 from harness.studies.identity import difference, identity, source_hash
 from harness.studies.study import Arm
 from harness.training.trial import OPTIONAL, PURPOSES, Trial, derive_seeds
 from tests.stand_in import HYPERPARAMETERS, StandIn, stand_in_study, stand_in_trial
 from workloads.workload import ConfigurationError
+
+
+ONE = {"points": [{"learning_rate": 0.1}], "replicates": [0]}
 
 
 def addresses(planned):
@@ -46,14 +50,16 @@ class TestPlan:
             optimizer="nesterov",
             schedule="cosine",
             curvature_examples=6,
+            predictions=True,
         )
         for trial in (place.trial for place in study.plan(0)):
             assert (trial.batch_size, trial.steps, trial.evaluation_batch_size) == (4, 9, 8)
-            assert (trial.optimizer, trial.schedule, trial.curvature_examples) == ("nesterov", "cosine", 6)
+            assert (trial.optimizer, trial.schedule) == ("nesterov", "cosine")
+            assert (trial.curvature_examples, trial.predictions) == (6, True)
 
-    def test_an_arm_overrides_the_study_and_the_space_overrides_both(self):
+    def test_an_arm_overrides_the_study_and_a_point_overrides_both(self):
         arms = (Arm("plain"), Arm("other", {"features": 7}, {"momentum": 0.5, "learning_rate": 9.0, "warmup_steps": 3}))
-        plain, other = (p.trial for p in stand_in_study(arms=arms, points=1, replicates=1).plan(0))
+        plain, other = (p.trial for p in stand_in_study(arms=arms, **ONE).plan(0))
         assert plain.workload == StandIn()
         assert plain.hyperparameters == {**HYPERPARAMETERS, "learning_rate": 0.1}
         assert other.workload == StandIn(features=7)
@@ -61,9 +67,17 @@ class TestPlan:
 
     def test_evaluates_at_the_end_of_warmup_and_schedule(self):
         arms = (Arm("plain"), Arm("warmed", {}, {"warmup_steps": 3}))
-        plain, warmed = (p.trial for p in stand_in_study(arms=arms, points=1, replicates=1).plan(0))
+        plain, warmed = (p.trial for p in stand_in_study(arms=arms, **ONE).plan(0))
         assert (plain.evaluation_steps, warmed.evaluation_steps) == ((20,), (23,))
         assert (plain.total_steps, warmed.total_steps) == (20, 23)
+
+    def test_evaluation_steps_come_before_the_end(self):
+        """Those of a longer arm that a shorter one does not reach are left out of it."""
+        arms = (Arm("plain"), Arm("warmed", {}, {"warmup_steps": 3}))
+        study = stand_in_study(arms=arms, evaluation_steps=(21, 10, 0, 20, 23, 30), **ONE)
+        plain, warmed = (p.trial for p in study.plan(0))
+        assert plain.evaluation_steps == (0, 10, 20)
+        assert warmed.evaluation_steps == (0, 10, 20, 21, 23)
 
     def test_arms_of_a_replicate_share_its_seeds(self):
         for place in stand_in_study().plan(5):
@@ -73,17 +87,39 @@ class TestPlan:
         for place in stand_in_study(pilot=True).plan(5):
             assert place.trial.seeds == derive_seeds(5, place.replicate, pilot=True)
 
-    def test_init_shift_changes_the_init_seed_alone(self):
-        arms = (Arm("plain"), Arm("shifted", init_shift=100))
-        plain, shifted = (p.trial for p in stand_in_study(arms=arms, points=1, replicates=1).plan(5))
-        assert {purpose for purpose in PURPOSES if plain.seeds[purpose] != shifted.seeds[purpose]} == {"init"}
-        assert shifted.seeds["init"] == derive_seeds(5, 100)["init"]
+    def test_replicates_are_numbers_of_seeds(self):
+        planned = stand_in_study(replicates=(7, 100)).plan(5)
+        assert {place.replicate for place in planned} == {7, 100}
+        assert all(place.trial.seeds == derive_seeds(5, place.replicate) for place in planned)
+
+    @pytest.mark.parametrize("purpose", PURPOSES)
+    def test_an_arm_takes_some_seeds_of_other_replicates(self, purpose):
+        arms = (Arm("plain"), Arm("shifted", seeds_of={purpose: range(100, 103)}))
+        planned = stand_in_study(arms=arms).plan(5)
+        plain, shifted = ([p for p in planned if p.arm == arm] for arm in ("plain", "shifted"))
+        for place, other in zip(plain, shifted, strict=True):
+            assert other.replicate == place.replicate
+            expected = {**place.trial.seeds, purpose: derive_seeds(5, place.replicate + 100)[purpose]}
+            assert other.trial.seeds == expected != place.trial.seeds
+
+    def test_an_arm_keeps_all_seeds_but_one(self):
+        kept = {purpose: [0] * 3 for purpose in PURPOSES if purpose != "order"}
+        first, *others = stand_in_study(arms=(Arm("order", seeds_of=kept),), points=[{}]).plan(5)
+        assert first.trial.seeds == derive_seeds(5, 0)
+        for place in others:
+            assert place.trial.seeds == {**derive_seeds(5, 0), "order": derive_seeds(5, place.replicate)["order"]}
+
+    def test_seeds_of_another_number_of_replicates_are_refused(self):
+        with pytest.raises(ValueError, match="zip"):
+            stand_in_study(arms=(Arm("short", seeds_of={"init": (0, 0)}),)).plan(0)
 
     @pytest.mark.parametrize(("sampler", "points"), [("grid", (1, 2)), ("halton", (3, 5)), ("random", (1, 4))])
     def test_more_points_and_replicates_keep_the_earlier_trials(self, sampler, points):
-        space = Space([Hyperparameter("learning_rate", 0.01, 1, "log")])
-        changes = {"sampler": sampler, "sampler_seed": 3, **({} if sampler == "grid" else {"space": space})}
-        fewer, more = (stand_in_study(points=n, replicates=n, **changes).plan(0) for n in points)
+        values = {"values": (0.1, 0.5)} if sampler == "grid" else {"low": 0.01, "high": 1, "scale": "log"}
+        space = Space([Hyperparameter("learning_rate", **values)])
+        fewer, more = (
+            stand_in_study(points=sample(space, sampler, 3, n), replicates=range(n)).plan(0) for n in points
+        )
         later = dict(zip([(p.arm, a) for p, a in zip(more, addresses(more), strict=True)], more, strict=True))
         for place, address in zip(fewer, addresses(fewer), strict=True):
             assert later[place.arm, address] == place
@@ -211,8 +247,8 @@ class TestIdentity:
         [
             ({"batch_size": 9}, 0, "studies.rates/narrow.batch_size was 8, is now 9"),
             ({"workload": StandIn(examples=51)}, 0, "studies.rates/narrow.workload.examples was 48, is now 51"),
-            ({"replicates": 4}, 0, "studies.rates/narrow.replicate was [0,1,2], is now [0,1,2,3]"),
-            ({"points": 1}, 0, "studies.rates/narrow.learning_rate was [0.1,0.5], is now 0.1"),
+            ({"replicates": range(4)}, 0, "studies.rates/narrow.replicate was [0,1,2], is now [0,1,2,3]"),
+            ({"points": ONE["points"]}, 0, "studies.rates/narrow.learning_rate was [0.1,0.5], is now 0.1"),
             ({"schedule": "linear"}, 0, 'studies.rates/narrow.schedule was "constant", is now "linear"'),
             ({"name": "others"}, 0, "studies.others/narrow is new"),
             ({"arms": (Arm("narrow"),)}, 0, "studies.rates/wide is gone"),

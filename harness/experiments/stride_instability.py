@@ -31,7 +31,6 @@ from harness.analysis.trial_table import at, final_error, paired_differences, va
 from harness.experiments.experiment import Experiment
 from harness.experiments.verdict import Judgement, every, larger, no_worse, same, share_above, share_below
 from harness.records import Claim, TrialRecord, Verdict
-from harness.search.space import Hyperparameter, Space
 from harness.studies.study import Arm, Study
 from workloads.workload import configure, workload_scale
 
@@ -204,9 +203,8 @@ def _studies(scale: str, control: bool, overrides: Mapping[str, str]) -> list[St
             name=name,
             workload=workload,
             arms=tuple(arms),
-            space=Space((Hyperparameter("learning_rate", values=tuple(rates)),)),
-            points=len(rates),
-            replicates=replicates,
+            points=[{"learning_rate": rate} for rate in rates],
+            replicates=range(replicates),
             hyperparameters=size.hyperparameters,
             batch_size=size.batch_size,
             steps=settings.steps or size.steps,
@@ -219,7 +217,7 @@ def _studies(scale: str, control: bool, overrides: Mapping[str, str]) -> list[St
     standard = Arm("standard")
     if control:
         # The other initialisations come from replicates that no arm uses for anything else.
-        other = Arm("stride_bug", init_shift=10_000)
+        other = Arm("stride_bug", seeds_of={"init": range(10_000, 10_000 + settings.control_replicates)})
         return [study("control", (standard, other), settings.high, settings.control_replicates)]
     bug = Arm("stride_bug", _BUG)
     warmed = Arm("stride_bug_warmup", _BUG, {"warmup_steps": settings.warmup_steps})

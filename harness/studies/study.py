@@ -1,13 +1,11 @@
-"""A study: an ordered set of trials from a search space, a sampler and a seed, with arms and replicates as axes."""
+"""A study: an ordered set of trials, one for each arm, point of a search space and replicate."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from harness.search.samplers import sample
-from harness.search.space import Space
 from harness.training.trial import Trial, derive_seeds
 from workloads.workload import Workload, configure
 
@@ -19,14 +17,16 @@ class Arm:
     Attributes:
       name: as it stands in the trial table.
       workload: workload field to value.
-      hyperparameters: hyperparameter to value; the space comes after it.
-      init_shift: added to the replicate for the init seed alone, to compare initialisations; 0 pairs the arms.
+      hyperparameters: hyperparameter to value; the points come after it.
+      seeds_of: purpose to the replicates whose seeds it takes, one for each of the study's, instead of those. Without
+        it arms are paired; `{"init": range(10_000, 10_008)}` gives 8 replicates other initialisations, and
+        `{"order": [0] * 8}` all of them the order of replicate 0.
     """
 
     name: str
     workload: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     hyperparameters: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    init_shift: int = 0
+    seeds_of: Mapping[str, Sequence[int]] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,72 +41,78 @@ class PlannedTrial:
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """Trials of every arm at every point of the space, for every replicate.
+    """Trials of every arm at every point, for every replicate.
 
     Attributes:
       name: unique within an experiment.
       workload: what the arms start from.
       arms: in the order of the plan.
-      space: the search space.
-      sampler: how points are drawn from it.
-      sampler_seed: of the sampler.
-      points: how many points.
-      replicates: how many repetitions of each.
-      hyperparameters: those that neither arm nor space sets.
+      points: hyperparameters of each, such as `harness.search.samplers.sample` draws them.
+      replicates: numbers of the repetitions, such as `range(8)`. A number stands for the same seeds in every study of
+        an experiment; fresh seeds are those of numbers that no other study has.
+      hyperparameters: those that neither arm nor point sets.
       batch_size: examples per step.
       steps: of the schedule, after warmup.
       evaluation_batch_size: examples per evaluation batch.
+      evaluation_steps: after how many steps, warmup included, to evaluate; the end comes to them, and those beyond a
+        trial's end are left out.
       optimizer: one of `harness.training.trial.OPTIMIZERS`.
       schedule: one of `harness.training.trial.SCHEDULES`.
       curvature_examples: see `harness.training.trial.Trial`.
+      predictions: see `harness.training.trial.Trial`.
       pilot: draw the seeds from the range of the pilots.
     """
 
     name: str
     workload: Workload
     arms: tuple[Arm, ...]
-    space: Space
-    points: int
-    replicates: int
+    points: Sequence[Mapping[str, float]]
+    replicates: Sequence[int]
     hyperparameters: Mapping[str, float]
     batch_size: int
     steps: int
     evaluation_batch_size: int
-    sampler: str = "grid"
-    sampler_seed: int = 0
+    evaluation_steps: Sequence[int] = ()
     optimizer: str = "heavy_ball"
     schedule: str = "constant"
     curvature_examples: int = 0
+    predictions: bool = False
     pilot: bool = False
 
     def plan(self, seed: int) -> list[PlannedTrial]:
-        """Lays out the trials, arm by arm so that compile groups stay together, evaluated at their end.
+        """Lays out the trials, arm by arm so that compile groups stay together.
 
         Args:
           seed: of the experiment.
         """
-        points = sample(self.space, self.sampler, self.sampler_seed, self.points)
         planned = []
         for arm in self.arms:
             workload = configure(self.workload, arm.workload)
-            for point in points:
+            seeds = self._seeds(arm, seed)
+            for point in self.points:
                 hyperparameters = {**self.hyperparameters, **arm.hyperparameters, **point}
                 end = self.steps + int(hyperparameters["warmup_steps"])
-                for replicate in range(self.replicates):
-                    seeds = derive_seeds(seed, replicate, self.pilot)
-                    if arm.init_shift:
-                        seeds["init"] = derive_seeds(seed, replicate + arm.init_shift, self.pilot)["init"]
+                for replicate, own_seeds in zip(self.replicates, seeds, strict=True):
                     trial = Trial(
                         workload=workload,
                         batch_size=self.batch_size,
                         steps=self.steps,
-                        evaluation_steps=(end,),
+                        evaluation_steps=tuple(sorted({end, *(s for s in self.evaluation_steps if s < end)})),
                         evaluation_batch_size=self.evaluation_batch_size,
                         optimizer=self.optimizer,
                         schedule=self.schedule,
                         hyperparameters=hyperparameters,
-                        seeds=seeds,
+                        seeds=own_seeds,
                         curvature_examples=self.curvature_examples,
+                        predictions=self.predictions,
                     )
                     planned.append(PlannedTrial(self.name, arm.name, replicate, trial))
         return planned
+
+    def _seeds(self, arm: Arm, seed: int) -> list[dict[str, int]]:
+        """Seeds of each replicate of an arm, purpose to seed."""
+        seeds = [derive_seeds(seed, replicate, self.pilot) for replicate in self.replicates]
+        for purpose, others in arm.seeds_of.items():
+            for own, other in zip(seeds, others, strict=True):
+                own[purpose] = derive_seeds(seed, other, self.pilot)[purpose]
+        return seeds
