@@ -214,8 +214,9 @@ def search(
     from harness.search.samplers import sample
     from harness.search.space import space_from_toml
 
-    for point in sample(space_from_toml(space), sampler, seed, trials):
-        print(json.dumps(point))
+    axes = space_from_toml(space)
+    for point in sample(axes, sampler, seed, trials):
+        print(json.dumps(axes.values_set(point)))
 
 
 def _split_setting(setting: str) -> tuple[str, str]:
