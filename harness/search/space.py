@@ -213,6 +213,11 @@ class Space(Mapping):
         named = {parent for conditions in self._conditions.values() for parent in conditions}
         return [name for name in self if name in named]
 
+    @property
+    def parents_first(self) -> list[str]:
+        """Names of the axes so that each comes after those that it depends on."""
+        return sorted(self, key=lambda name: len(self._conditions[name]))  # an axis has all those of its parents
+
     def applies(self, name: str, drawn: Mapping[str, object]) -> bool:
         """Says whether an axis applies.
 
