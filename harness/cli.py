@@ -174,6 +174,38 @@ def train(
 
 
 @app.command()
+def tune(
+    spec: Annotated[Path, typer.Argument(metavar="SPEC.toml", show_default=False, help="What the study is.")],
+    out: Annotated[Path, typer.Option(help="Folder of all results.")] = Path("results"),
+    jobs: Annotated[int | None, typer.Option(help="Worker processes; one per CPU core if left out.")] = None,
+    executor: Annotated[
+        str | None, typer.Option(help="processes or lanes; by workload and backend if left out.", show_default=False)
+    ] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Move older results aside and start anew.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Run a study of your own; the same command continues it, more trials extend it."""
+    from harness import tune as driver
+    from harness.progress import TrialProgress
+    from harness.report.study_summary import describe
+    from harness.studies.processes import available_cores
+
+    with TrialProgress(spec.stem) as progress:
+        result = driver.tune(
+            spec,
+            out=out,
+            jobs=available_cores() if jobs is None else jobs,
+            executor=executor,
+            fresh=fresh,
+            command=shlex.join(["playbook", *sys.argv[1:]]),
+            on_progress=progress.update,
+            on_notice=progress.notice,
+        )
+    print(json.dumps(result, indent=1) if as_json else describe(result))
+    raise typer.Exit(0 if result["best"] else 1)
+
+
+@app.command()
 def doctor(as_json: Json = False) -> None:
     """Show devices, versions and data, and what their lack rules out."""
     from harness.doctor import describe, examine

@@ -49,9 +49,9 @@ def sample(
     if sampler not in SAMPLERS:
         known = ", ".join(SAMPLERS)
         raise InputError(f"sampler {sampler!r} is unknown; known samplers: {known}{did_you_mean(sampler, SAMPLERS)}")
-    trials = _integer("trials", trials, 1, MAX_TRIALS)
-    start = _integer("start", start, 0, MAX_TRIALS - trials)
-    seed = _integer("seed", seed, 0, MAX_SEED)
+    trials = check_integer("trials", trials, 1, MAX_TRIALS)
+    start = check_integer("start", start, 0, MAX_TRIALS - trials)
+    seed = check_integer("seed", seed, 0, MAX_SEED)
     if sampler == "grid":
         return _grid(space, trials, start)
     unit = {"halton": _halton, "sobol": _sobol, "random": _random}[sampler](len(space), seed, trials, start)
@@ -120,7 +120,8 @@ def _grid_points(space: Space) -> Iterator[dict]:
             yield dict(zip(names, point, strict=True))
 
 
-def _integer(name: str, value: object, low: int, high: int) -> int:
+def check_integer(name: str, value: object, low: int, high: int) -> int:
+    """Gives an integer from `low` to `high` as Python's; raises InputError, which names it, for anything else."""
     try:
         if isinstance(value, bool):
             raise TypeError

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import sys
-import tomllib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import numpy as np
 
 from harness.records import InputError, did_you_mean
 from harness.search.conditions import all_conditions, hold
+from harness.search.toml_file import read_toml
 
 # Each scale is a pair of increasing functions: from a value to where it lies on the scale, and back.
 # reverse_log is log in 1 - x, negated to increase; log1p and expm1 keep its digits near x = 0.
@@ -23,7 +23,8 @@ _SCALES = {
     "reverse_log": (lambda x: -math.log1p(-x), lambda z: -math.expm1(-z)),
 }
 SCALES = tuple(_SCALES)
-_KEYS = ("low", "high", "scale", "values", "integer", "when", "hyperparameter")
+KEYS = ("low", "high", "scale", "values", "integer", "when", "hyperparameter")
+"""Of the table of an axis in TOML."""
 _LARGEST_INTEGER = 2**53  # floats hold every integer up to it
 
 
@@ -255,8 +256,8 @@ def space_from_dict(tables: Mapping[str, Mapping]) -> Space:
         if not isinstance(table, Mapping):
             raise _error(name, f"{table!r} is not a table; write a table with low and high, or values")
         for key in table:
-            if key not in _KEYS:
-                raise _error(name, f"unknown key {key!r}; known keys: {', '.join(_KEYS)}{did_you_mean(key, _KEYS)}")
+            if key not in KEYS:
+                raise _error(name, f"unknown key {key!r}; known keys: {', '.join(KEYS)}{did_you_mean(key, KEYS)}")
     return Space(tuple(Hyperparameter(name, **table) for name, table in tables.items()))
 
 
@@ -292,20 +293,7 @@ def space_from_toml(path: str | Path) -> Space:
     Raises:
       InputError: the file cannot be read, is not TOML in UTF-8 or holds no search space; the message names the file.
     """
-    label = repr(str(path))
-    try:
-        text = Path(path).read_bytes().decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{label}: byte {error.start} is not UTF-8; save the file as UTF-8") from None
-    except (OSError, ValueError) as error:  # ValueError: a null byte in the path
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{label}: cannot be read ({reason}); give the path of a search space in TOML") from None
-    try:
-        return space_from_dict(tomllib.loads(text))
-    except InputError as error:
-        raise InputError(f"{label}: {error}") from None
-    except (ValueError, RecursionError) as error:  # not TOML; numbers or nesting too long for Python
-        raise InputError(f"{label}: is not TOML: {error}; correct the file") from None
+    return read_toml(path, "a search space", space_from_dict)
 
 
 def _error(name: str, message: str) -> InputError:
