@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,10 @@ from harness.provenance import provenance
 from harness.records import InputError, TrialRecord, Verdict, did_you_mean
 from harness.studies.fingerprint import fingerprint
 from harness.studies.identity import identity
-from harness.studies.packing import Packing
+from harness.studies.missing import how_it_was_run, run_missing
 from harness.studies.policy import EXECUTORS
-from harness.studies.processes import run_trials
 from harness.studies.store import Store, locked_folder, move_aside
+from harness.studies.study import PlannedTrial, Study
 from workloads.workload import ConfigurationError, DataError
 
 
@@ -36,7 +36,7 @@ def reproduce(
     on_progress: Callable[[int, int, int], None] = lambda done, infeasible, total: None,
     on_notice: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
-    """Runs what is missing of an experiment, judges it and writes its result folder.
+    """Runs what is missing of an experiment, round by round, judges it and writes its result folder.
 
     Args:
       experiment: what to run.
@@ -49,7 +49,7 @@ def reproduce(
       overrides: workload field to value.
       fresh: move older results of the folder aside.
       command: that repeats this run, for the provenance.
-      on_progress: called with trials done, infeasible ones among them, and trials in all.
+      on_progress: called with trials done, infeasible ones among them, and trials in all, of the rounds so far.
       on_notice: called with a line for the user.
 
     Returns:
@@ -65,35 +65,33 @@ def reproduce(
         raise InputError(f"--jobs {jobs}: expected at least 1")
     if seed < 0:
         raise InputError(f"--seed {seed}: expected at least 0")
-    try:
-        studies = experiment.studies(scale, control, overrides)
-        planned = [place for study in studies for place in study.plan(seed)]
-        wanted = identity(planned)
-    except (ConfigurationError, DataError) as error:
-        raise InputError(str(error)) from None
-
+    planned, wanted = _plan(lambda: experiment.studies(scale, control, overrides), seed)
     folder = out / experiment.name / f"{scale}-seed{seed}{'-control' if control else ''}"
     with locked_folder(folder):
         if fresh and (aside := move_aside(folder)) is not None:
             on_notice(f"older results moved to {aside}")
         store = Store(folder, wanted)
         try:
-            _run_missing(store, planned, jobs, executor, on_progress)
+            run_missing(store, planned, jobs, executor, on_progress)
+            for number, follow_up in enumerate(experiment.follow_ups, 2):
+                # From the store, so that a resumed run plans from the very same bits.
+                studies = partial(follow_up, store.records(planned), scale, control, overrides)
+                later, identity_of_round = _plan(studies, seed)
+                store.begin_round(number, identity_of_round)
+                wanted = {**wanted, "data": {**wanted["data"], **identity_of_round["data"]}}
+                planned += later
+                run_missing(store, planned, jobs, executor, on_progress)
             records = store.records(planned)
-            facts = {name: store.fact(name) for name in ("seconds", "device", "compilations")}
-            packings = _packings(store)
+            facts = how_it_was_run(store)
         finally:
             store.close()
         verdicts = judge(experiment.judge(records, scale, control)) if scale != "smoke" else []
         result = _result(experiment, scale, seed, control, records, verdicts)
-        result["seconds"] = round(float(facts["seconds"] or 0), 1)
+        result["seconds"] = facts["seconds"]
         result["provenance"] = {
             **provenance(command, facts["device"], wanted),
-            "packing": {
-                group: {"executor": packing.executor, "lanes": packing.lanes, "chunk": packing.chunk}
-                for group, packing in packings.items()
-            },
-            "compilations": json.loads(facts["compilations"] or "{}"),
+            "packing": facts["packing"],
+            "compilations": facts["compilations"],
         }
         try:
             _write(folder, experiment, records, verdicts, result)
@@ -115,81 +113,17 @@ def exit_status(result: Mapping[str, Any]) -> int:
     return 1 if "contradicted" in verdicts else 3 if "inconclusive" in verdicts else 0
 
 
-def _packings(store: Store) -> dict[str, Packing]:
-    """How the compile groups that were begun are packed."""
-    recorded = json.loads(store.fact("packings") or "{}")
-    return {
-        group: Packing(executor, lanes, chunk, tuple(tuple(addresses) for addresses in packs))
-        for group, (executor, lanes, chunk, packs) in recorded.items()
-    }
+def _plan(studies: Callable[[], list[Study]], seed: int) -> tuple[list[PlannedTrial], dict[str, Any]]:
+    """Plans the trials of a round; gives them and their identity.
 
-
-def _run_missing(
-    store: Store,
-    planned: Sequence,
-    jobs: int,
-    executor: str | None,
-    on_progress: Callable[[int, int, int], None],
-) -> None:
-    trials = {place.trial.address(): place.trial for place in planned}
-    finished = store.finished()
-    infeasible = store.infeasible()
-    packings = _packings(store)
-    for packing in packings.values():
-        if executor not in (None, packing.executor):
-            raise InputError(
-                f"results here come from the executor {packing.executor!r}, not {executor!r}, and bits may differ; "
-                f"leave --executor out, --fresh moves them aside, or choose another --out"
-            )
-    on_progress(len(finished), len(infeasible), len(trials))
-    if finished.issuperset(trials):
-        return
-    spent = float(store.fact("seconds") or 0)
-    compilations = json.loads(store.fact("compilations") or "{}")
-    begin = time.monotonic()
-
-    def on_started(machine) -> None:
-        before = store.fact("device")
-        if before is not None and before != machine.device:
-            raise InputError(
-                f"results here come from {before}, this machine is {machine.device}, and their bits may differ; "
-                "--fresh moves them aside, or choose another --out"
-            )
-        store.record_fact("device", machine.device)
-
-    def on_compiled(group: str, count: int, packing: Packing) -> None:
-        packings[group] = packing
-        store.record_fact("packings", json.dumps(packings))
-        compilations[group] = compilations.get(group, 0) + count
-        store.record_fact("compilations", json.dumps(compilations))
-
-    def on_finished(trial, outcome) -> None:
-        address = trial.address()
-        store.add(
-            address,
-            trial.specification(),
-            outcome.status,
-            outcome.reason,
-            outcome.results,
-            outcome.curves,
-            outcome.timings,
-        )
-        store.record_fact("seconds", repr(spent + time.monotonic() - begin))
-        finished.add(address)
-        if outcome.status == "infeasible":
-            infeasible.add(address)
-        on_progress(len(finished), len(infeasible), len(trials))
-
-    run_trials(
-        list(trials.values()),
-        jobs,
-        on_started,
-        on_compiled,
-        on_finished,
-        executor=executor,
-        finished=frozenset(finished),
-        packings=packings,
-    )
+    Raises:
+      InputError: a configuration that does not exist, or data that are missing.
+    """
+    try:
+        planned = [place for study in studies() for place in study.plan(seed)]
+        return planned, identity(planned)
+    except (ConfigurationError, DataError) as error:
+        raise InputError(str(error)) from None
 
 
 def _result(

@@ -49,6 +49,12 @@ def stand_in_finished(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def rounds_finished(tmp_path_factory):
+    """The finished stand-in study of several rounds."""
+    return finish_study("stand-in-rounds", tmp_path_factory.mktemp("rounds"), "tests.stand_in")
+
+
+@pytest.fixture(scope="session")
 def smoke_finished(tmp_path_factory):
     """The finished smoke study of stride-instability, which takes a minute or two where nothing is compiled."""
     return finish_study("stride-instability", tmp_path_factory.mktemp("smoke"), "harness")

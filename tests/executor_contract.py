@@ -118,6 +118,14 @@ class ExecutorContract:
         assert set(run.addresses) <= {trial.address() for trial in WIDE}
         assert run.bits == {address: first.bits[address] for address in run.bits}
 
+    def test_more_trials_of_a_begun_group_make_further_packs(self, first):
+        more = stand_in_trial(5)
+        begun = {group: packing for group, _, packing in first.compiled}
+        run = self.run([*TRIALS, more], finished={trial.address() for trial in TRIALS}, packings=begun)
+        assert run.addresses == [more.address()]
+        ((group, _, packing),) = run.compiled
+        assert packing == begun[group]._replace(packs=(*begun[group].packs, (more.address(),)))
+
     def test_a_second_run_compiles_nothing_anew(self, second):
         assert [count for _, count, _ in second.compiled] == [0, 0]
 

@@ -1,5 +1,5 @@
-"""A cheap workload and an experiment on it, which go the whole road of a real one; `python -m tests.stand_in` is the
-command `playbook` with this experiment alone.
+"""A cheap workload and experiments on it, which go the whole road of a real one; `python -m tests.stand_in` is the
+command `playbook` with these alone.
 
 Where the environment names a folder in `STAND_IN_FOLDER`, every call for data leaves a file there that holds what it
 saw, and files that a test puts there make trials fail: a fault belongs to the environment, so that it changes neither
@@ -170,9 +170,24 @@ EXPERIMENT = Experiment(
 )
 
 
+def _retrained(records, scale, control, overrides):
+    """The best rate in a compile group of the first round and in another, on fresh seeds."""
+    best = min(records, key=lambda record: record.results["final_error"])
+    point = {"learning_rate": best.hyperparameters["learning_rate"]}
+    arms = (Arm("wide", {"features": 5}), Arm("wider", {"features": 6}))
+    workload = configure(StandIn(), overrides)
+    return [stand_in_study(name="winner", workload=workload, arms=arms, points=[point], replicates=range(3, 5))]
+
+
+ROUNDS = dataclasses.replace(
+    EXPERIMENT, name="stand-in-rounds", follow_ups=(_retrained, lambda records, scale, control, overrides: [])
+)
+TRIALS_OF_ROUNDS = (TRIALS_OF_STUDY, TRIALS_OF_STUDY + 4)
+
+
 @functools.cache
 def only_this():
-    return {EXPERIMENT.name: EXPERIMENT}
+    return {one.name: one for one in (EXPERIMENT, ROUNDS)}
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -11,13 +12,15 @@ from contextlib import closing
 from types import SimpleNamespace
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from harness.records import COLUMN_CLASSES
-from harness.reproduce import exit_status
+from harness.reproduce import exit_status, reproduce
 from harness.studies.store import DATABASE
+from harness.training.trial import derive_seeds
 from tests.conftest import wait_until
-from tests.stand_in import FOLDER, TRIALS_OF_STUDY, calls, stand_in_study
+from tests.stand_in import FOLDER, ROUNDS, TRIALS_OF_ROUNDS, TRIALS_OF_STUDY, calls, stand_in_study
 
 FILES = {"result.json", "figure.png", "figure.svg", "figure.pdf", "index.html", "trials.parquet", "study.sqlite"}
 FIELDS = [
@@ -63,8 +66,6 @@ class FinishedStudy:
         assert json.loads(study.stdout) == {**study.result, "folder": str(study.folder)}
 
     def test_the_trial_table(self, study):
-        import pyarrow.parquet as pq
-
         table = pq.read_table(study.folder / "trials.parquet")
         classes = json.loads(table.schema.metadata[b"column_classes"])
         assert set(classes) == set(table.column_names)
@@ -105,6 +106,45 @@ class TestStandIn(FinishedStudy):
     @pytest.fixture
     def study(self, stand_in_finished):
         return stand_in_finished
+
+
+class TestRounds(FinishedStudy):
+    setup = TestStandIn.setup
+
+    @pytest.fixture
+    def study(self, rounds_finished):
+        return rounds_finished
+
+    def test_the_second_round_is_planned_from_the_first(self, study):
+        rows = pq.read_table(study.folder / "trials.parquet").to_pylist()
+        first, second = ([row for row in rows if row["study"] == name] for name in ("rates", "winner"))
+        assert (len(first), len(first) + len(second)) == TRIALS_OF_ROUNDS
+        best = min(first, key=lambda row: row["final_error"])
+        assert {row["learning_rate"] for row in second} == {best["learning_rate"]}
+        assert {row["replicate"] for row in second} == {3, 4}
+
+    def test_the_packing_of_a_group_holds_for_both_rounds(self, study):
+        packing = study.result["provenance"]["packing"]
+        assert len(packing) == 3
+        assert {(each["executor"], each["lanes"]) for each in packing.values()} == {("processes", 1)}
+
+    def test_progress_grows_with_the_rounds(self, study):
+        done = []
+        reproduce(
+            ROUNDS,
+            "smoke",
+            study.out,
+            0,
+            1,
+            None,
+            False,
+            {},
+            False,
+            "",
+            on_progress=lambda *counts: done.append(counts),
+        )
+        first, both = TRIALS_OF_ROUNDS
+        assert done == [(first, 0, first), (both, 0, both), (both, 0, both)]
 
 
 @pytest.mark.slow
@@ -222,6 +262,44 @@ def test_workers_die_with_their_driver(start, held, stand_in_finished):
     assert stored(held.folder) == before
     release(held)
     assert finish(start, held)["fingerprint"] == stand_in_finished.result["fingerprint"]
+
+
+def test_a_kill_in_the_second_round(start, rounds_finished, tmp_path, monkeypatch):
+    """The resumed run goes on in the second round, and runs no trial of the first again."""
+    faults = tmp_path / "faults"
+    faults.mkdir()
+    monkeypatch.setenv(FOLDER, str(faults))
+    held = faults / f"hold-{derive_seeds(0, 4)['split']}"
+    held.touch()
+    study = elsewhere(rounds_finished, tmp_path / "out")
+    driver = start(*study.arguments, "--jobs", "1", module=study.module)
+    wait_until(lambda: held.name in {f"hold-{call['seed']}" for call in calls(faults)}, "the second round")
+    driver.process.kill()
+    driver.process.wait()
+    driver.wait_for_no_process()
+    assert TRIALS_OF_ROUNDS[0] <= stored(study.folder) < TRIALS_OF_ROUNDS[1]
+    held.unlink()
+    for path in faults.glob("call-*"):
+        path.unlink()
+    assert finish(start, study)["fingerprint"] == rounds_finished.result["fingerprint"]
+    # A group is compiled with its first trial, which the first round has run.
+    again = {call["seed"] for call in calls(faults)}
+    assert again <= {derive_seeds(0, replicate)["split"] for replicate in (0, 3, 4)}
+    assert stored(study.folder) == TRIALS_OF_ROUNDS[1]
+
+
+def test_other_data_of_a_later_round_are_refused(start, rounds_finished, tmp_path):
+    out = tmp_path / "copy"
+    shutil.copytree(rounds_finished.out, out)
+    study = elsewhere(rounds_finished, out)
+    with closing(sqlite3.connect(study.folder / DATABASE)) as database, database:
+        changed = database.execute(
+            "UPDATE facts SET value = replace(value, ?, ?) WHERE name = 'identity of round 2'", ("0" * 64, "1" * 64)
+        )
+        assert changed.rowcount == 1
+    done = start(*study.arguments, module=study.module).finish()
+    assert done.status == 2
+    assert "holds results of another specification: data.synthetic was" in done.stderr
 
 
 def kill_again_and_again(start, study, moments, whole_group):

@@ -203,6 +203,16 @@ class TestOpening:
         expected = f"holds results of another specification: {message}; --fresh moves it aside, or choose another --out"
         assert_refused(tmp_path, expected, wanted)
 
+    def test_a_later_round_is_what_it_was_begun_as(self, tmp_path):
+        later = identity(stand_in_study(name="later").plan(0))
+        for _ in range(2):
+            with closing(Store(tmp_path, IDENTITY)) as store:
+                store.begin_round(2, later)
+        with closing(Store(tmp_path, IDENTITY)) as store:
+            with pytest.raises(InputError, match=r"another specification: data.synthetic was .*; --fresh"):
+                store.begin_round(2, {**later, "data": {"synthetic": "1"}})
+            store.begin_round(3, {**later, "data": {"synthetic": "1"}})
+
     @pytest.mark.parametrize(("name", "value"), [("jax", "0.0.1"), ("source", "f" * 64), ("data", {"synthetic": "1"})])
     def test_another_environment(self, tmp_path, name, value):
         filled(tmp_path)

@@ -18,7 +18,6 @@ from harness.training.trial import OPTIONAL, PURPOSES, Trial, derive_seeds
 from tests.stand_in import HYPERPARAMETERS, StandIn, stand_in_study, stand_in_trial
 from workloads.workload import ConfigurationError
 
-
 ONE = {"points": [{"learning_rate": 0.1}], "replicates": [0]}
 
 
@@ -117,9 +116,7 @@ class TestPlan:
     def test_more_points_and_replicates_keep_the_earlier_trials(self, sampler, points):
         values = {"values": (0.1, 0.5)} if sampler == "grid" else {"low": 0.01, "high": 1, "scale": "log"}
         space = Space([Hyperparameter("learning_rate", **values)])
-        fewer, more = (
-            stand_in_study(points=sample(space, sampler, 3, n), replicates=range(n)).plan(0) for n in points
-        )
+        fewer, more = (stand_in_study(points=sample(space, sampler, 3, n), replicates=range(n)).plan(0) for n in points)
         later = dict(zip([(p.arm, a) for p, a in zip(more, addresses(more), strict=True)], more, strict=True))
         for place, address in zip(fewer, addresses(fewer), strict=True):
             assert later[place.arm, address] == place

@@ -30,9 +30,12 @@ class Experiment:
       figure: caption of the figure, which is also its text alternative.
       claims: the main claim first.
       control: what the control removes, and the outcome that is expected of it.
-      studies: (scale, control, workload overrides) to the studies to run.
+      studies: (scale, control, workload overrides) to the studies of the first round.
       judge: (records, scale, control) to claims with their judgements, the main claim first.
       draw: (records, verdicts, scale) to the figure.
+      follow_ups: for each further round (records of the rounds before, scale, control, workload overrides) to its
+        studies, such as the best points of the first on fresh seeds; none ends nothing, a later round may have some.
+        It must be a function of its arguments alone: a resumed run plans again.
     """
 
     name: str
@@ -44,6 +47,7 @@ class Experiment:
     studies: Callable[[str, bool, Mapping[str, str]], list[Study]]
     judge: Callable[[Sequence[TrialRecord], str, bool], list[tuple[Claim, Judgement]]]
     draw: Callable[[Sequence[TrialRecord], Sequence[Verdict], str], Figure]
+    follow_ups: tuple[Callable[[Sequence[TrialRecord], str, bool, Mapping[str, str]], list[Study]], ...] = ()
 
 
 def experiments() -> dict[str, Experiment]:

@@ -77,7 +77,7 @@ def run_trials(
       on_finished: called with each trial and its outcome, in the order of finishing, in this process.
       executor: `processes` or `lanes`; None for what the policy says of each workload.
       finished: addresses of trials that are not needed; a pack that holds others too is run again as a whole.
-      packings: of groups that were begun before.
+      packings: of groups that were begun before; their trials that are not packed yet make further packs.
 
     Raises:
       InputError: the data are missing or not the expected ones.
@@ -216,12 +216,17 @@ class _Pool:
                 worker.process.join()
 
     def _take_in_group(self, group: str, compilations: int, lanes: int) -> None:
-        members = self._groups[group]
-        if group not in self._packings:
+        begun = self._packings.get(group)
+        packed = set() if begun is None else {address for addresses in begun.packs for address in addresses}
+        members = [trial for trial in self._groups[group] if trial.address() not in packed]
+        if begun is None:
             chosen = policy(members[0].workload.name, self._machine.backend)
-            self._packings[group] = pack(members, self._executor or chosen.executor, lanes, chosen.chunk)
+            packing = pack(members, self._executor or chosen.executor, lanes, chosen.chunk)
+        else:  # packs that were run stay what they were
+            packs = pack(members, begun.executor, begun.lanes, begun.chunk).packs
+            packing = begun._replace(packs=begun.packs + packs)
+        self._packings[group] = packing
         self._unpacked.discard(group)
-        packing = self._packings[group]
         self._on_compiled(group, compilations, packing)
         self._ready[group] = deque(
             _Request("run", group, addresses) for addresses in packing.packs if not self._finished.issuperset(addresses)

@@ -87,7 +87,7 @@ class Store:
 
         Args:
           folder: the result folder.
-          identity: of the planned studies, see `harness.studies.identity`.
+          identity: of the planned studies of the first round, see `harness.studies.identity`.
 
         Raises:
           InputError: the database is corrupt or belongs to studies of another identity; it is left as it is.
@@ -125,17 +125,37 @@ class Store:
             found = json.loads(self.fact("identity") or "null")
         except json.JSONDecodeError as error:
             raise sqlite3.DatabaseError(f"its identity is unreadable: {error}") from None
+        self._compare(found, identity)
+        # SQLite reads what is missing of the last page as zeros; a killed driver's log holds what may be missing.
+        log = self._path.with_name(f"{DATABASE}-wal")
+        has_log = log.exists() and log.stat().st_size > 0
+        if not has_log and self._path.stat().st_size % self._database.execute("PRAGMA page_size").fetchone()[0]:
+            raise sqlite3.DatabaseError("it ends in the middle of a page")
+
+    def begin_round(self, number: int, identity: Mapping[str, Any]) -> None:
+        """Notes what a round after the first is, or checks it where it was begun before.
+
+        Args:
+          number: of the round, from 2.
+          identity: of its planned studies, see `harness.studies.identity`.
+
+        Raises:
+          InputError: it was begun with another identity, such as from other code or data.
+        """
+        name = f"identity of round {number}"
+        found = self.fact(name)
+        if found is None:
+            self.record_fact(name, json.dumps(identity))
+        else:
+            self._compare(json.loads(found), identity)
+
+    def _compare(self, found: Any, identity: Mapping[str, Any]) -> None:
         changed = difference(found, json.loads(json.dumps(identity)))
         if changed is not None:
             raise InputError(
                 f"{self._path.parent} holds results of another specification: {changed}; "
                 "--fresh moves it aside, or choose another --out"
             )
-        # SQLite reads what is missing of the last page as zeros; a killed driver's log holds what may be missing.
-        log = self._path.with_name(f"{DATABASE}-wal")
-        has_log = log.exists() and log.stat().st_size > 0
-        if not has_log and self._path.stat().st_size % self._database.execute("PRAGMA page_size").fetchone()[0]:
-            raise sqlite3.DatabaseError("it ends in the middle of a page")
 
     def _choose_journal(self) -> None:
         # Write-ahead logging wants shared memory, which network file systems may lack.

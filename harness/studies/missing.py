@@ -1,0 +1,129 @@
+"""Runs what a store lacks of planned trials, so that a killed or extended study goes on from what is finished."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from harness.records import InputError
+from harness.studies.packing import Packing
+from harness.studies.processes import run_trials
+from harness.studies.study import PlannedTrial
+
+if TYPE_CHECKING:
+    from harness.studies.machine import Machine
+    from harness.studies.store import Store
+    from harness.training.run import Outcome
+    from harness.training.trial import Trial
+
+
+def run_missing(
+    store: Store,
+    planned: Sequence[PlannedTrial],
+    jobs: int,
+    executor: str | None,
+    on_progress: Callable[[int, int, int], None] = lambda done, infeasible, total: None,
+) -> None:
+    """Runs the planned trials that are not finished, and stores them with how they were run.
+
+    Where nothing is missing JAX is not loaded. More trials of a compile group that was begun are packed as its first.
+
+    Args:
+      store: of the trials.
+      planned: all of them, finished ones too, later rounds behind earlier ones.
+      jobs: number of worker processes, at least 1.
+      executor: one of `harness.studies.policy.EXECUTORS`, or None for the policy's.
+      on_progress: called with trials done, infeasible ones among them, and trials in all.
+
+    Raises:
+      InputError: the store's results come from another executor or device, or see `harness.studies.processes`.
+      EnvironmentFailure: see `harness.studies.processes`.
+    """
+    trials = {place.trial.address(): place.trial for place in planned}
+    finished = store.finished() & trials.keys()
+    infeasible = store.infeasible() & trials.keys()
+    packings = _packings(store)
+    for packing in packings.values():
+        if executor not in (None, packing.executor):
+            raise InputError(
+                f"results here come from the executor {packing.executor!r}, not {executor!r}, and bits may differ; "
+                f"leave --executor out, --fresh moves them aside, or choose another --out"
+            )
+    on_progress(len(finished), len(infeasible), len(trials))
+    if finished.issuperset(trials):
+        return
+    spent = float(store.fact("seconds") or 0)
+    compilations = json.loads(store.fact("compilations") or "{}")
+    begin = time.monotonic()
+
+    def on_started(machine: Machine) -> None:
+        before = store.fact("device")
+        if before is not None and before != machine.device:
+            raise InputError(
+                f"results here come from {before}, this machine is {machine.device}, and their bits may differ; "
+                "--fresh moves them aside, or choose another --out"
+            )
+        store.record_fact("device", machine.device)
+
+    def on_compiled(group: str, count: int, packing: Packing) -> None:
+        packings[group] = packing
+        store.record_fact("packings", json.dumps(packings))
+        compilations[group] = compilations.get(group, 0) + count
+        store.record_fact("compilations", json.dumps(compilations))
+
+    def on_finished(trial: Trial, outcome: Outcome) -> None:
+        address = trial.address()
+        store.add(
+            address,
+            trial.specification(),
+            outcome.status,
+            outcome.reason,
+            outcome.results,
+            outcome.curves,
+            outcome.timings,
+        )
+        store.record_fact("seconds", repr(spent + time.monotonic() - begin))
+        finished.add(address)
+        if outcome.status == "infeasible":
+            infeasible.add(address)
+        on_progress(len(finished), len(infeasible), len(trials))
+
+    run_trials(
+        list(trials.values()),
+        jobs,
+        on_started,
+        on_compiled,
+        on_finished,
+        executor=executor,
+        finished=frozenset(finished),
+        packings=packings,
+    )
+
+
+def how_it_was_run(store: Store) -> dict[str, Any]:
+    """Describes how the finished trials of a store were run, as JSON-ready data.
+
+    Returns:
+      `seconds` (wall time summed over resumes), `device`, `packing` (compile group to executor, lanes and chunk) and
+      `compilations` (compile group to their number).
+    """
+    return {
+        "seconds": round(float(store.fact("seconds") or 0), 1),
+        "device": store.fact("device"),
+        "packing": {
+            group: {"executor": packing.executor, "lanes": packing.lanes, "chunk": packing.chunk}
+            for group, packing in _packings(store).items()
+        },
+        "compilations": json.loads(store.fact("compilations") or "{}"),
+    }
+
+
+def _packings(store: Store) -> dict[str, Packing]:
+    """How the compile groups that were begun are packed."""
+    recorded = json.loads(store.fact("packings") or "{}")
+    return {
+        group: Packing(executor, lanes, chunk, tuple(tuple(addresses) for addresses in packs))
+        for group, (executor, lanes, chunk, packs) in recorded.items()
+    }
