@@ -78,7 +78,7 @@ def tune(
         checked = known[1]
         wanted = _identity(spec, checked)
         folder = out / "tune" / spec.name
-        if not (folder / DATABASE).exists():  # its batches were checked
+        if fresh or not (folder / DATABASE).exists():  # otherwise its batches were checked
             _check_batches(checked)
     except InputError as error:
         raise InputError(f"{str(path)!r}: {error}") from None
@@ -193,7 +193,8 @@ def _check_batches(planned: Sequence[PlannedTrial]) -> None:
             train = trial.workload.data(trial.seeds["split"]).train
         except DataError as error:
             raise InputError(str(error)) from None
-        check_batch_size(trial.batch_size, len(train.records if isinstance(train, Stream) else train["label"]))
+        examples = train.records if isinstance(train, Stream) else next(iter(train.values()))
+        check_batch_size(trial.batch_size, len(examples))
 
 
 def _check_extends(store: Store, spec: StudySpec, folder: Path) -> None:

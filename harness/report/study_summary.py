@@ -136,9 +136,10 @@ def describe(result: Mapping[str, Any]) -> str:
     if result["scientific"]:
         held = [f"{name} = {value}" for name, value in result["set"].items()]
         held += [f"{name} = {fixed['value']}{_describe_when(fixed['when'])}" for name, fixed in result["fixed"].items()]
+        fixed = ", ".join([*held, "and the other defaults" if held else "the defaults"])
         lines.append(
             f"What this says of {' and '.join(result['scientific'])} is known for what was fixed alone: "
-            f"{', '.join([*held, 'and the other defaults'])} of {result['workload']} at {result['scale']}."
+            f"{fixed} of {result['workload']} at {result['scale']}."
         )
     lines += [f"{result['seconds']} s, fingerprint: {result['fingerprint']}", f"results: {result['folder']}"]
     return "\n".join(lines)
