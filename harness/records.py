@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -138,8 +138,11 @@ class TrialTable:
       infeasible: which trials diverged or failed, bool (n,).
       objective_name: as the source has it.
       goal: `min` or `max`.
-      seeds: name to column, float64 (n,): what sets repeated runs of a setting apart.
+      seeds: name to column, float64 (n,), or object (n,) of strings where float64 would not keep them apart: what sets
+        repeated runs of a setting apart.
       curves: name to one `Curve` or None per trial; empty where the source has none.
+      ranges: name of a hyperparameter to (low, high, scale), scale being `linear`, `log` or `reverse_log`, where the
+        source says how it was searched.
       skipped: one line for every trial that could not be read.
       warnings: one line for every doubt about what was read.
     """
@@ -152,5 +155,6 @@ class TrialTable:
     goal: str
     seeds: Mapping[str, np.ndarray]
     curves: Mapping[str, tuple[Curve | None, ...]]
+    ranges: Mapping[str, tuple[float, float, str]] = field(default_factory=dict)
     skipped: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()

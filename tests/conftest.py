@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 
-pytest.register_assert_rewrite("tests.executor_contract", "tests.sampler_contract")
+pytest.register_assert_rewrite("tests.executor_contract", "tests.importer_contract", "tests.sampler_contract")
 
 ROOT = Path(__file__).parents[1]
 PATIENCE = 120  # seconds before a test that waits for an event gives up

@@ -1,0 +1,1 @@
+"""Trial tables from elsewhere; `importer.read` picks the format."""
