@@ -108,7 +108,7 @@ def tune(
             "seed": spec.seed,
             "objective": objective,
             **summary(spec, settings),
-            "reading": _reading(trial_table(spec, settings)),
+            "reading": _reading(spec, trial_table(spec, settings), folder / "reading"),
             "fingerprint": fingerprint(records),
             "seconds": run["seconds"],
             "provenance": {
@@ -127,9 +127,12 @@ def tune(
     return {**result, "folder": str(folder)}
 
 
-def _reading(table: TrialTable) -> dict[str, Any] | None:
-    """The playbook's reading of the trials. JOIN HERE: `harness.diagnose.diagnose(table, ...)`, as JSON-ready data."""
-    del table
+def _reading(spec: StudySpec, table: TrialTable, folder: Path) -> dict[str, Any] | None:
+    """The playbook's reading of the trials, with its page in a folder of its own.
+
+    JOIN HERE: `harness.diagnose` on the table, with the ranges and scales of `spec.space`, whose axes are its columns.
+    """
+    del spec, table, folder
     return None
 
 

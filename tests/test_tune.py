@@ -209,7 +209,7 @@ def test_the_table_for_its_reading(finished):
     spec = study_from_toml(finished.path)
     seen = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(driver, "_reading", seen.append)
+        patch.setattr(driver, "_reading", lambda spec, table, folder: seen.append(table))
         driver.tune(finished.path, finished.out, 1, None, False, finished.stdout["provenance"]["command"])
     (table,) = seen
     assert list(table.hyperparameters) == [name for name in spec.space if spec.roles[name] != "fixed"]
