@@ -250,7 +250,7 @@ def tune(
     else:
         print(describe(result))
         _print_findings(result["reading"])
-        print(f"\npage: {Path(result['reading']['folder']) / 'index.html'}")
+        print(f"\npage: {Path(result['folder']) / 'reading' / 'index.html'}")
     raise typer.Exit(0 if result["best"] else 1)
 
 

@@ -136,7 +136,8 @@ def _reading(spec: StudySpec, table: TrialTable, folder: Path) -> dict[str, Any]
         for axis in spec.space.hyperparameters
         if axis.values is None and axis.name in table.hyperparameters
     }
-    return diagnosis(table, spec.name, folder, ranges)
+    reading = diagnosis(table, spec.name, folder, ranges)
+    return {name: value for name, value in reading.items() if name != "folder"}
 
 
 def _sequence(spec: StudySpec) -> list[dict[str, Any]]:

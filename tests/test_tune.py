@@ -112,7 +112,7 @@ def finished(tmp_path_factory):
 
 
 def test_the_result_folder(finished):
-    names = {"result.json", "trials.parquet", "study.sqlite", "study.toml", "driver.lock"}
+    names = {"result.json", "trials.parquet", "study.sqlite", "study.toml", "driver.lock", "reading"}
     assert {path.name for path in finished.folder.iterdir()} == names
     result = json.loads((finished.folder / "result.json").read_text())
     assert finished.stdout == {**result, "folder": str(finished.folder)}
@@ -120,6 +120,16 @@ def test_the_result_folder(finished):
     assert re.fullmatch("[0-9a-f]{64}", result["fingerprint"])
     assert result["provenance"]["command"] == " ".join(["playbook", *finished.arguments])
     assert (result["study"], result["objective"]) == ("optimizers", "best_error")
+
+
+def test_it_ends_with_the_playbooks_reading(finished):
+    reading = finished.stdout["reading"]
+    assert reading["trials"]["complete"] == finished.stdout["trials"]["complete"]
+    assert reading["objective"] == "best_error"
+    assert reading["axes"]
+    assert not any(axis["estimated"] for axis in reading["axes"].values())
+    assert {finding["check"] for finding in reading["findings"]} >= {"infeasible", "variance"}
+    assert (finished.folder / "reading" / "index.html").stat().st_size > 5000
 
 
 def test_the_bests_are_those_of_the_trials(finished):
@@ -277,8 +287,11 @@ def test_without_json_it_says_what_was_found(tune):
     assert lines[0] == "rates: 3 settings, 3 trials, 0 of them infeasible (0%)"
     assert re.match(r"best final_loss \d\.\d+ at learning_rate = ", lines[1])
     assert lines[2] == "best by learning_rate, over everything else:"
-    assert lines[-3].endswith("for what was fixed alone: the defaults of tests.stand_in:SCALES at smoke.")
-    assert lines[-1] == f"results: {tune.out / 'tune' / 'rates'}"
+    said = next(i for i, line in enumerate(lines) if line.startswith("What this says"))
+    assert lines[said].endswith("for what was fixed alone: the defaults of tests.stand_in:SCALES at smoke.")
+    assert lines[said + 2] == f"results: {tune.out / 'tune' / 'rates'}"
+    assert "serious: trials" in lines[said:]
+    assert lines[-1] == f"page: {tune.out / 'tune' / 'rates' / 'reading' / 'index.html'}"
 
 
 def test_a_study_without_a_feasible_trial(tune):
