@@ -214,6 +214,11 @@ class TestJsonl(FileContract):
         assert read(jsonl_of(tmp_path, rows), goal="max").objective[0] == 3
         assert table.curves["val_loss"][4] is None
 
+    @pytest.mark.parametrize("steps", [[1, 2, math.inf], [-math.inf, 1, 2], [math.nan, 2, 1]])
+    def test_points_without_a_finite_step_are_left_out(self, tmp_path, steps):
+        path = jsonl_of(tmp_path, [{"lr": 1, "val_error": [0.3, 0.2, 0.1], "step": steps}])
+        assert read(path).curves["val_error"][0].steps.tolist() == [1, 2]
+
     def test_steps_that_were_measured_twice_count_once(self, tmp_path):
         rows = [{"lr": lr, "step": [1, 3, 2, 3], "val_loss": [9, 0, 5, 4]} for lr in (1, 2)]
         curve = read(jsonl_of(tmp_path, rows)).curves["val_loss"][0]
