@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from harness.analysis.axes import positions
 from harness.analysis.boundaries import MIN_TRIALS
 from harness.analysis.reading import Reading
 
@@ -18,6 +19,8 @@ MANY_INFEASIBLE = 0.1
 
 FEW_NEAR_BEST = 3
 """Trials within two trial standard deviations of the best, itself included, under which the best region is thin."""
+
+_ROUNDING = 1e-9  # of a range; a value may have been printed with fewer digits
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,16 @@ def _data(reading: Reading) -> Iterator[Finding]:
         )
     for warning in table.warnings:
         yield Finding("data", "note", f"{warning[:1].upper()}{warning[1:].rstrip('.')}.", "")
+    for name, axis in reading.axes.items():
+        at = positions(name, table.hyperparameters[name], axis)
+        if outside := int(np.count_nonzero((at < -_ROUNDING) | (at > 1 + _ROUNDING))):
+            yield Finding(
+                "data",
+                "warning",
+                f"{_count(outside, 'trial')} of {len(at)} lie outside of the range of {name}, {number(axis.low)} to "
+                f"{number(axis.high)}.",
+                "Correct the range: isolation leaves them out, and charts draw them at its ends.",
+            )
     if reading.estimated and len(reading.order):
         names = _listed(sorted(reading.estimated))
         yield Finding(
@@ -167,7 +180,7 @@ def _boundaries(reading: Reading) -> Iterator[Finding]:
 def _infeasible(reading: Reading) -> Iterator[Finding]:
     found = reading.infeasible
     if not found.count:
-        yield Finding("infeasible", "good", f"None of {found.trials} trials is infeasible.", "")
+        yield Finding("infeasible", "good", f"None of {_count(found.trials, 'trial')} is infeasible.", "")
         return
     low, high = found.interval
     evidence = f"{found.count} of {found.trials} trials are infeasible ({found.share:.0%}, 95% [{low:.0%}, {high:.0%}])"
@@ -317,12 +330,13 @@ def _isolation(reading: Reading) -> Iterator[Finding]:
     for one in sorted(with_effect, key=lambda one: one.p):
         best = one.slices[one.best]
         where = f"= {_value(best.value)}" if one.exact else f"from {number(best.low)} to {number(best.high)}"
+        others = f"{len(one.slices) - 1} other {'values' if one.exact else 'parts of its range'}"
         worse = sum(piece.worse for piece in one.slices)
         yield Finding(
             "isolation",
             "note",
-            f"{one.hyperparameter} matters: the best trial has {one.hyperparameter} {where}, and the best trials of "
-            f"{worse} of {len(one.slices)} other values are worse than chance ({_p(one.p)}).",
+            f"{one.hyperparameter} matters: the best trial has {one.hyperparameter} {where}, and in {worse} of "
+            f"{others} the best trial is worse than chance would have it ({_p(one.p * n)}).",
             "",
         )
     if n and not with_effect:
@@ -343,6 +357,16 @@ def _variance(reading: Reading) -> Iterator[Finding]:
             "warning",
             "No setting was run more than once: trial variance is unknown.",
             "Run the best settings again with other seeds before calling a difference real.",
+        )
+        return
+    if sd.sd == 0:
+        yield Finding(
+            "variance",
+            "warning",
+            f"{_count(reading.repeated, 'setting')} run more than once gave the same objective each time: trial "
+            "variance is unknown.",
+            "Leave out rows that were copied, which the other checks took for trials; rerun the best settings with "
+            "other seeds.",
         )
         return
     low, high = sd.interval

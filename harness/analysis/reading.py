@@ -104,17 +104,25 @@ def read(
       The reading.
 
     Raises:
-      InputError: an axis of a hyperparameter that the table does not have, or from a check.
+      InputError: an axis of a hyperparameter that the table does not have, objectives whose differences are beyond
+        double precision, or from a check.
     """
     axes, estimated = _axes(table, axes or {})
     score = scores(table)
     order = np.argsort(score, kind="stable")[: int(np.isfinite(score).sum())]
+    low, high = (float(end(table.objective[order], initial=0.0)) for end in (np.min, np.max))
+    if high - low == np.inf:
+        raise InputError(
+            f"objective {table.objective_name!r} reaches from {low} to {high}, too far for double precision; leave it "
+            "empty where a trial failed"
+        )
     codes = setting_codes(table)
     trial_sd = (
         pooled_sd(table.objective[order], codes[order]) if len(order) else Spread(np.nan, (0, np.inf), 0.95, 0, 0)
     )
     repeated = int(np.count_nonzero(np.bincount(codes[order]) > 1)) if len(order) else 0
-    known_sd = trial_sd.sd if np.isfinite(trial_sd.sd) else None
+    # A spread of 0 is that of rows copied or of one seed, not of training.
+    known_sd = trial_sd.sd if trial_sd.sd > 0 else None
     validation, training = curve_names(table, curve_goals or {})
     checks = _checks(table, validation, training, curve_goals or {}, known_sd)
     return Reading(
@@ -195,7 +203,7 @@ def _checks(
         goal=table.goal if own else goals[validation],
         training_goal=goals.get(training, "min") if training else "min",
         # Trial variance is in the units of the objective alone.
-        difference=trial_sd if own and trial_sd else None,
+        difference=trial_sd if own else None,
     )
 
 

@@ -183,7 +183,7 @@ def _decades(low: float, high: float, most: int) -> list[float]:
 
 
 def _steps(low: float, high: float, most: int) -> list[float]:
-    rough = (high - low) / most
+    rough = high / most - low / most  # neither overflows
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(m * power for m in (1, 2, 5, 10) if m * power >= rough * 0.999)
     first = math.ceil(low / step - 1e-9)
