@@ -140,6 +140,28 @@ def test_copied_rows_are_no_trial_variance(cli):
     assert result["sampling"]["real"] is None
 
 
+def test_a_flat_curve_is_not_called_good(cli):
+    with open("flat.jsonl", "w") as file:
+        for i in range(12):
+            file.write(json.dumps({"learning_rate": i, "valid_loss": [2.3 + i] * 50}) + "\n")
+    (finding,) = found(result_of(cli, "flat.jsonl"), "curves")
+    assert finding["severity"] == "note"
+    assert "hardly changes" in finding["evidence"]
+
+
+def test_names_do_not_steer_the_terminal(cli):
+    status, out, _ = cli([(i, 0.1 * i) for i in range(12)], header=("\x1b[31mrate", "loss"))
+    assert status == 0
+    assert "?[31mrate" in out
+    assert "\x1b" not in out
+
+
+def test_huge_objectives_have_a_spread(cli):
+    rows = [(*row[:4], row[4] * 1e300, row[5]) for row in study()]
+    plain, huge = (result_of(cli, table)["variance"]["trial_sd"] for table in (study(), rows))
+    assert huge == pytest.approx(plain * 1e300)
+
+
 def test_isolation_counts_the_other_values(cli):
     rows = [
         (f"t{i}", 10.0 ** (i % 4), "adam", i, 0.1 * (i % 4) + 0.001 * ((7 * i) % 11), "complete") for i in range(80)

@@ -214,6 +214,12 @@ class TestJsonl(FileContract):
         assert read(jsonl_of(tmp_path, rows), goal="max").objective[0] == 3
         assert table.curves["val_loss"][4] is None
 
+    @pytest.mark.parametrize("row", [{"rate\ud800": 1}, {"rate": "\ud800"}, {"trial": "\udfff"}])
+    def test_half_of_a_surrogate_pair_is_refused(self, tmp_path, row):
+        path = jsonl_of(tmp_path, [{"val_error": 0.3, **row}, {"val_error": 0.2, "rate": "a", "trial": "b"}])
+        with pytest.raises(InputError, match="half of a surrogate pair"):
+            read(path)
+
     @pytest.mark.parametrize("steps", [[1, 2, math.inf], [-math.inf, 1, 2], [math.nan, 2, 1]])
     def test_points_without_a_finite_step_are_left_out(self, tmp_path, steps):
         path = jsonl_of(tmp_path, [{"lr": 1, "val_error": [0.3, 0.2, 0.1], "step": steps}])

@@ -10,6 +10,7 @@ import numpy as np
 from harness.analysis.axes import positions
 from harness.analysis.boundaries import MIN_TRIALS
 from harness.analysis.reading import Reading
+from harness.analysis.training_curves import Thresholds
 
 SEVERITIES = ("serious", "warning", "note", "good")
 """Worst first: the study's conclusion does not stand; it may not; worth knowing; a check that was passed."""
@@ -316,7 +317,14 @@ def _curves(reading: Reading) -> Iterator[Finding]:
             f"{among('saturated')}.",
             "Shorter training may do, and pay for more trials.",
         )
-    if not bad:
+    if not bad and checks.fall <= Thresholds().noise * checks.noise:
+        yield Finding(
+            "curves",
+            "note",
+            f"{reading.validation_name} of the best trial, {name}, hardly changes from its first evaluations on.",
+            "Evaluate earlier in training too, or see whether it learns at all.",
+        )
+    elif not bad:
         yield Finding("curves", "good", f"Curves of the best trial, {name}, show nothing wrong.", "")
     every = [one for one in reading.every_curve if one is not None]
     count = sum(one.overfitting for one in every)

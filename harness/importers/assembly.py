@@ -67,7 +67,8 @@ def assemble(source: Source, objective: str | None, goal: str | None) -> TrialTa
       The table, in the order of the source.
 
     Raises:
-      InputError: no trial, an unknown or ambiguous study, no objective, no goal, a column of mixed types.
+      InputError: no trial, an unknown or ambiguous study, no objective, no goal, a column of mixed types, text that is
+        not Unicode.
     """
     columns, warnings, skipped = dict(source.columns), list(source.warnings), list(source.skipped)
     size = len(next(iter(columns.values()), source.trials or ()))
@@ -118,6 +119,7 @@ def assemble(source: Source, objective: str | None, goal: str | None) -> TrialTa
     hyperparameters = _hyperparameters(source, columns, roles, column_of, warnings)
     for name, column in hyperparameters.items():
         _check_finite(name, column, trials, kept)
+    _check_text([*columns, *curves, *trials, *(v for c in hyperparameters.values() if c.dtype == object for v in c)])
     return TrialTable(
         trials=tuple(trials[i] for i in kept),
         hyperparameters=hyperparameters,
@@ -313,6 +315,13 @@ def _names_trials(column: np.ndarray) -> bool:
     if column.dtype != object or len(column) <= DISTINCT_TEXTS or not isinstance(column[0], str):
         return False
     return len(set(column.tolist())) == len(column)
+
+
+def _check_text(texts: Sequence[Any]) -> None:
+    """Refuses halves of surrogate pairs, which JSON can escape and no page can hold."""
+    for one in texts:
+        if isinstance(one, str) and not one.isascii() and one.encode("utf-8", "replace").decode() != one:
+            raise InputError(f"{one!r} holds half of a surrogate pair, expected Unicode text; correct it")
 
 
 def _check_finite(name: str, column: np.ndarray, trials: Sequence[str], kept: np.ndarray) -> None:
