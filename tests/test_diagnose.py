@@ -131,6 +131,13 @@ def test_trials_outside_of_the_space_are_counted(cli, tmp_path):
     assert not any("outside" in finding["evidence"] for finding in found(result_of(cli, rows), "data"))
 
 
+def test_few_settings_run_often_are_no_search(cli):
+    rows = [(f"t{i}", 10.0 ** (i % 4), "adam", i, 0.1 * (i % 4) + 0.001 * i, "complete") for i in range(40)]
+    result = result_of(cli, rows)
+    assert any("4 settings of which no run is infeasible" in finding["evidence"] for finding in found(result, "trials"))
+    assert not any(finding["severity"] == "serious" for finding in result["findings"])
+
+
 def test_copied_rows_are_no_trial_variance(cli):
     rows = study(60, noise=0)[::2]
     result = result_of(cli, [*rows, *rows])
@@ -164,7 +171,7 @@ def test_huge_objectives_have_a_spread(cli):
 
 def test_isolation_counts_the_other_values(cli):
     rows = [
-        (f"t{i}", 10.0 ** (i % 4), "adam", i, 0.1 * (i % 4) + 0.001 * ((7 * i) % 11), "complete") for i in range(80)
+        (f"t{i}", 10.0 ** (i % 4), i / 100, i, 0.1 * (i % 4) + 0.001 * ((7 * i) % 11), "complete") for i in range(80)
     ]
     (finding,) = found(result_of(cli, rows), "isolation")
     assert "in 3 of 3 other values the best trial is worse" in finding["evidence"]

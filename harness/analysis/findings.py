@@ -132,25 +132,34 @@ def _trials(reading: Reading) -> Iterator[Finding]:
             f"{_count(feasible, 'feasible trial')}: fewer than {MIN_TRIALS} tell nothing about a search space.",
             "Run more trials before concluding anything; quasi-random search is the playbook's choice.",
         )
+    elif reading.table.hyperparameters and (count := _feasible_settings(reading)) < MIN_TRIALS:
+        yield Finding(
+            "trials",
+            "note",
+            f"{_count(count, 'setting')} of which no run is infeasible: fewer than {MIN_TRIALS} tell nothing about a "
+            "search space, however often they were run.",
+            "Compare them by their runs; for a search, spend the runs on more settings.",
+        )
 
 
 def _boundaries(reading: Reading) -> Iterator[Finding]:
     passed = [side for side in reading.sides if side.verdict == "closed"]
     undecided = [side for side in reading.sides if side.verdict == "undecided"]
+    unit = _unit(reading)
     for side in reading.sides:
         if side.verdict not in ("open", "wall"):
             continue
         name, end = side.hyperparameter, "above" if side.side == "high" else "below"
         expected = side.best * side.at_edge / side.trials
         evidence = (
-            f"{side.best_at_edge} of the {side.best} best trials lie at the {side.side} end of {name}, {end} "
+            f"{side.best_at_edge} of the {side.best} best {unit}s lie at the {side.side} end of {name}, {end} "
             f"{number(side.edge)}, where {expected:.1f} would by chance ({_p(side.p_crowd)})"
         )
         if side.verdict == "wall":
             yield Finding(
                 "boundary",
                 "warning",
-                f"{evidence}, and {side.infeasible_beyond} of {side.beyond} trials further out are infeasible.",
+                f"{evidence}, and {side.infeasible_beyond} of {side.beyond} {unit}s further out are infeasible.",
                 f"A wider range of {name} does not help: training is unstable there. Mend that (warmup, clipping), "
                 "and better points may lie beyond.",
             )
@@ -165,15 +174,15 @@ def _boundaries(reading: Reading) -> Iterator[Finding]:
         yield Finding(
             "boundary",
             "good",
-            f"The best trials crowd at no end of any range; {len(passed)} of {len(passed) + len(undecided)} ends are "
+            f"The best {unit}s crowd at no end of any range; {len(passed)} of {len(passed) + len(undecided)} ends are "
             "clearly worse.",
             "",
         )
-    elif undecided and len(undecided) == len(reading.sides) and len(reading.order) >= MIN_TRIALS:
+    elif undecided and len(undecided) == len(reading.sides) and _feasible_settings(reading) >= MIN_TRIALS:
         yield Finding(
             "boundary",
             "note",
-            f"The best trials crowd at no end of any range, and none of {len(undecided)} ends is clearly worse.",
+            f"The best {unit}s crowd at no end of any range, and none of {len(undecided)} ends is clearly worse.",
             "More trials would tell whether the ranges are wide enough.",
         )
 
@@ -192,7 +201,7 @@ def _infeasible(reading: Reading) -> Iterator[Finding]:
             if place.limit is not None
             else f"{place.hyperparameter} = {place.where}"
         )
-        places.append(f"{place.infeasible} of {place.trials} with {where} ({_p(place.p)})")
+        places.append(f"{place.infeasible} of {place.trials} {_unit(reading)}s with {where} ({_p(place.p)})")
     evidence += ", mostly at " + "; ".join(places) + "." if places else ", spread over the space."
     if found.share < MANY_INFEASIBLE:
         yield Finding("infeasible", "note", evidence, "Tell a later Bayesian search of them as constraints.")
@@ -333,7 +342,7 @@ def _curves(reading: Reading) -> Iterator[Finding]:
 
 
 def _isolation(reading: Reading) -> Iterator[Finding]:
-    n = len(reading.isolations)
+    n, unit = len(reading.isolations), _unit(reading)
     with_effect = [one for one in reading.isolations if one.p * n <= 0.05]
     for one in sorted(with_effect, key=lambda one: one.p):
         best = one.slices[one.best]
@@ -343,8 +352,8 @@ def _isolation(reading: Reading) -> Iterator[Finding]:
         yield Finding(
             "isolation",
             "note",
-            f"{one.hyperparameter} matters: the best trial has {one.hyperparameter} {where}, and in {worse} of "
-            f"{others} the best trial is worse than chance would have it ({_p(one.p * n)}).",
+            f"{one.hyperparameter} matters: the best {unit} has {one.hyperparameter} {where}, and in {worse} of "
+            f"{others} the best {unit} is worse than chance would have it ({_p(one.p * n)}).",
             "",
         )
     if n and not with_effect:
@@ -385,6 +394,15 @@ def _variance(reading: Reading) -> Iterator[Finding]:
         f"from {_count(reading.repeated, 'setting')} run more than once.",
         f"Differences of two runs under {number(2 * np.sqrt(2) * sd.sd)} are no differences.",
     )
+
+
+def _unit(reading: Reading) -> str:
+    """What the tests of hyperparameters count: settings, where one was run more than once."""
+    return "setting" if len(reading.settings.trials) < len(reading.table.trials) else "trial"
+
+
+def _feasible_settings(reading: Reading) -> int:
+    return int(np.count_nonzero(~reading.settings.infeasible))
 
 
 def _count(number: int, noun: str) -> str:
