@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from harness.analysis.axes import Axis
 from harness.analysis.reading import read
 from harness.report.chart import HEIGHT, WIDTH, across, label, named, padded, ticks, up
-from harness.report.study_charts import best_of_plot
+from harness.report.study_charts import best_of_plot, isolation_plot
 from tests.study_tables import study
 
 
@@ -74,3 +74,11 @@ def test_best_of_k_has_whole_ks(most):
     reading = read(study({}, np.arange(1.0, most + 1)))
     labels = [tick.label for tick in best_of_plot(reading).x_ticks]
     assert labels and all(float(text).is_integer() for text in labels)
+
+
+def test_bands_of_an_isolation_plot_do_not_overlap():
+    sizes = np.tile([32.0, 64.0, 128.0, 512.0], 15)
+    reading = read(study({"batch_size": sizes, "rate": np.arange(60.0)}, np.random.default_rng(0).random(60)))
+    bands = isolation_plot(reading, reading.isolations[0]).bands
+    assert len(bands) == 4
+    assert all(bands[i][0] + bands[i][1] <= bands[i + 1][0] for i in range(3))

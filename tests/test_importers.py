@@ -113,10 +113,16 @@ class TestCsv(FileContract):
         assert all(name in said for name in ("train_loss", "test_accuracy", "best_step"))
 
     def test_text_that_differs_in_every_trial_is_a_name(self, tmp_path):
-        rows = [f"{i},experiment {i},{i}" for i in range(20)]
+        rows = [f"{i},experiment {i},{i + 1}" for i in range(20)]
         table = read(csv_of(tmp_path, "\n".join(["lr,label,val_loss", *rows])))
         assert list(table.hyperparameters) == ["lr"]
         assert any("'label'" in line for line in table.warnings)
+
+    def test_numbers_of_the_objective_are_a_result_by_any_name(self, tmp_path):
+        rows = [f"{i},{'' if i == 3 else i * i},{'' if i == 3 else i * i}" for i in range(20)]
+        table = read(csv_of(tmp_path, "\n".join(["lr,what_i_measured,val_loss", *rows])))
+        assert list(table.hyperparameters) == ["lr"]
+        assert any("'what_i_measured'" in line for line in table.warnings)
 
     def test_guess_of_the_objective_is_said(self, tmp_path):
         table = read(csv_of(tmp_path, "lr,val_loss,val_error,train_error\n1,2,3,4\n2,3,4,5\n"))

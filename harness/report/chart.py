@@ -17,7 +17,7 @@ import numpy as np
 from harness.analysis.axes import Axis, positions
 
 WIDTH, HEIGHT = 340, 240
-LEFT, RIGHT, TOP, BOTTOM = 58, 12, 10, 40
+LEFT, RIGHT, TOP, BOTTOM = 70, 12, 10, 40
 """Pixels of a chart, and its margins."""
 
 CHARACTER = 5.2

@@ -63,7 +63,8 @@ def isolation_plot(reading: Reading, isolation: Isolation) -> Chart:
         axis = reading.axes.get(name) or _observed(reading, name)
         chart.x_ticks = ticks(axis, across)
         middles = on(axis, [piece.value for piece in found]).tolist()
-    width = 150 / max(len(isolation.slices), 1)
+    apart = np.diff(np.sort(across(np.array(middles))))
+    width = max(1.0, min(150 / len(isolation.slices), *(0.9 * apart).tolist()))
     worst = y_axis.high if table.goal == "min" else y_axis.low
     for piece, middle in zip(found, middles, strict=True):
         x = float(across(middle))
