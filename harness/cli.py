@@ -213,11 +213,45 @@ def diagnose(
     print(f"{counts['complete']} complete and {counts['infeasible']} infeasible trials, {counts['skipped']} skipped")
     if result["best"]:
         print(f"best {result['objective']} {result['best']['objective']:.6g}, trial {result['best']['trial']}")
-    for finding in result["findings"]:
-        print(f"\n{finding['severity']}: {finding['check']}\n  {finding['evidence']}")
-        if finding["advice"]:
-            print(f"  {finding['advice']}")
+    _print_findings(result)
     print(f"\npage: {Path(result['folder']) / 'index.html'}")
+
+
+@app.command()
+def tune(
+    spec: Annotated[Path, typer.Argument(metavar="SPEC.toml", show_default=False, help="What the study is.")],
+    out: Annotated[Path, typer.Option(help="Folder of all results.")] = Path("results"),
+    jobs: Annotated[int | None, typer.Option(help="Worker processes; one per CPU core if left out.")] = None,
+    executor: Annotated[
+        str | None, typer.Option(help="processes or lanes; by workload and backend if left out.", show_default=False)
+    ] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Move older results aside and start anew.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Run a study of your own; the same command continues it, more trials extend it."""
+    from harness import tune as driver
+    from harness.progress import TrialProgress
+    from harness.report.study_summary import describe
+    from harness.studies.processes import available_cores
+
+    with TrialProgress(spec.stem) as progress:
+        result = driver.tune(
+            spec,
+            out=out,
+            jobs=available_cores() if jobs is None else jobs,
+            executor=executor,
+            fresh=fresh,
+            command=shlex.join(["playbook", *sys.argv[1:]]),
+            on_progress=progress.update,
+            on_notice=progress.notice,
+        )
+    if as_json:
+        print(json.dumps(result, indent=1))
+    else:
+        print(describe(result))
+        _print_findings(result["reading"])
+        print(f"\npage: {Path(result['folder']) / 'reading' / 'index.html'}")
+    raise typer.Exit(0 if result["best"] else 1)
 
 
 @app.command()
@@ -261,8 +295,9 @@ def search(
     from harness.search.samplers import sample
     from harness.search.space import space_from_toml
 
-    for point in sample(space_from_toml(space), sampler, seed, trials):
-        print(json.dumps(point))
+    axes = space_from_toml(space)
+    for point in sample(axes, sampler, seed, trials):
+        print(json.dumps(axes.values_set(point)))
 
 
 def _split_setting(setting: str) -> tuple[str, str]:
@@ -270,6 +305,13 @@ def _split_setting(setting: str) -> tuple[str, str]:
     if not equals or not name:
         raise InputError(f"--set {setting!r}: expected NAME=VALUE, such as head=global_pool")
     return name, value
+
+
+def _print_findings(reading: dict) -> None:
+    for finding in reading["findings"]:
+        print(f"\n{finding['severity']}: {finding['check']}\n  {finding['evidence']}")
+        if finding["advice"]:
+            print(f"  {finding['advice']}")
 
 
 def _print_profile(found: Any, folder: Path, as_json: bool) -> None:
