@@ -69,8 +69,8 @@ class _Settings:
     The pilots: 30 searches of the pilot range of seed 0. Of rates from 1e-4 to 100, .03 to .1 were best, and from .56
     on training broke. The check called the bad space open in 30 of 30 (21 with 20 trials if momentum is searched too),
     flagged the good one in 0 of 30 (2 to 3 with 20 or 24 trials) and the centred one in 0. Before the wall it said
-    wall in 29 and open in 0 of 30. Winners retrained: .085 apart, standard deviation .011 over searches; centred minus wide
-    -.001, .007. Trial standard deviation at the best rate, 60 seeds: .0106.
+    wall in 29 and open in 0 of 30. Winners retrained: .085 apart, standard deviation .011 over searches; centred minus
+    wide -.001, .007. Trial standard deviation at the best rate, 60 seeds: .0106.
 
     Attributes:
       workload: name of the workload of all spaces but the wall's.
