@@ -1,5 +1,6 @@
 import dataclasses
 import warnings
+from functools import lru_cache
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from harness.reproduce import exit_status, reproduce
 
 CALM = np.full(20, 1.0, np.float32)
 SPIKED = np.array([1.0] * 10 + [5.0] * 10, np.float32)
-RUNS = 200
+RUNS = 200  # with 2,000 it passes as well
 
 
 def record(place, error, diverged=False):
@@ -33,6 +34,7 @@ def record(place, error, diverged=False):
     )
 
 
+@lru_cache  # planning takes a second
 def outcomes(error, scale="laptop", control=False):
     """Records of both rounds; `error` maps (arm, log10 of the rate, generator) to an error, None if diverged."""
     rng = np.random.default_rng(0)
