@@ -174,6 +174,87 @@ def train(
 
 
 @app.command()
+def diagnose(
+    table: Annotated[
+        str,
+        typer.Argument(
+            metavar="TABLE", show_default=False, help="Trials: a file or folder, with #NAME one of several studies."
+        ),
+    ],
+    format: Annotated[
+        str | None,
+        typer.Option(
+            help="csv, parquet, jsonl, optuna, algoperf, batch-science or pd1; guessed if left out.", show_default=False
+        ),
+    ] = None,
+    objective: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="What was to be optimised; guessed if left out.")
+    ] = None,
+    goal: Annotated[str | None, typer.Option(help="min or max; by the objective's name if left out.")] = None,
+    space: Annotated[
+        Path | None, typer.Option(metavar="SPACE.toml", help="Ranges and scales that were searched.")
+    ] = None,
+    without_replacement: Annotated[
+        bool, typer.Option("--without-replacement", help="Draw the best of k trials without replacement.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the page; results/diagnose/<table> if left out.", show_default=False)
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Read anybody's finished study as the playbook does: a checklist, worst first, and a page."""
+    from harness.diagnose import diagnose as read
+
+    result = read(table, format, objective, goal, space, not without_replacement, out)
+    if as_json:
+        print(json.dumps(result))
+        return
+    counts = result["trials"]
+    print(f"{counts['complete']} complete and {counts['infeasible']} infeasible trials, {counts['skipped']} skipped")
+    if result["best"]:
+        print(f"best {result['objective']} {result['best']['objective']:.6g}, trial {result['best']['trial']}")
+    _print_findings(result)
+    print(f"\npage: {Path(result['folder']) / 'index.html'}")
+
+
+@app.command()
+def tune(
+    spec: Annotated[Path, typer.Argument(metavar="SPEC.toml", show_default=False, help="What the study is.")],
+    out: Annotated[Path, typer.Option(help="Folder of all results.")] = Path("results"),
+    jobs: Annotated[int | None, typer.Option(help="Worker processes; one per CPU core if left out.")] = None,
+    executor: Annotated[
+        str | None, typer.Option(help="processes or lanes; by workload and backend if left out.", show_default=False)
+    ] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Move older results aside and start anew.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Run a study of your own; the same command continues it, more trials extend it."""
+    from harness import tune as driver
+    from harness.progress import TrialProgress
+    from harness.report.study_summary import describe
+    from harness.studies.processes import available_cores
+
+    with TrialProgress(spec.stem) as progress:
+        result = driver.tune(
+            spec,
+            out=out,
+            jobs=available_cores() if jobs is None else jobs,
+            executor=executor,
+            fresh=fresh,
+            command=shlex.join(["playbook", *sys.argv[1:]]),
+            on_progress=progress.update,
+            on_notice=progress.notice,
+        )
+    if as_json:
+        print(json.dumps(result, indent=1))
+    else:
+        print(describe(result))
+        _print_findings(result["reading"])
+        print(f"\npage: {Path(result['folder']) / 'reading' / 'index.html'}")
+    raise typer.Exit(0 if result["best"] else 1)
+
+
+@app.command()
 def doctor(as_json: Json = False) -> None:
     """Show devices, versions and data, and what their lack rules out."""
     from harness.doctor import describe, examine
@@ -214,8 +295,9 @@ def search(
     from harness.search.samplers import sample
     from harness.search.space import space_from_toml
 
-    for point in sample(space_from_toml(space), sampler, seed, trials):
-        print(json.dumps(point))
+    axes = space_from_toml(space)
+    for point in sample(axes, sampler, seed, trials):
+        print(json.dumps(axes.values_set(point)))
 
 
 def _split_setting(setting: str) -> tuple[str, str]:
@@ -223,6 +305,13 @@ def _split_setting(setting: str) -> tuple[str, str]:
     if not equals or not name:
         raise InputError(f"--set {setting!r}: expected NAME=VALUE, such as head=global_pool")
     return name, value
+
+
+def _print_findings(reading: dict) -> None:
+    for finding in reading["findings"]:
+        print(f"\n{finding['severity']}: {finding['check']}\n  {finding['evidence']}")
+        if finding["advice"]:
+            print(f"  {finding['advice']}")
 
 
 def _print_profile(found: Any, folder: Path, as_json: bool) -> None:

@@ -224,14 +224,16 @@ class FolderContract(ImporterContract):
 
     def test_unreadable_trials_are_skipped_and_counted(self, tmp_path):
         path = self.write(tmp_path, study())
-        cut, gone, bad = [folder for folder in self.folders(path) if folder.name[-1] in "567"]
+        cut, gone, bad, meets = [folder for folder in self.folders(path) if folder.name[-1] in "5678"]
         (cut / self.measurements).write_text("")
         (gone / self.measurements).unlink()
         next(bad.glob("*.json")).write_bytes(b"\xff\xfe{")
+        settings = next(meets.glob("*.json"))
+        settings.write_text(settings.read_text().replace('"width"', '"a": {"b": 1}, "a.b"'))
         table = self.read(path)
-        assert len(table.trials) == 9
-        assert len(table.skipped) == 3
-        for folder, line in zip((cut, gone, bad), table.skipped, strict=True):
+        assert len(table.trials) == 8
+        assert len(table.skipped) == 4
+        for folder, line in zip((cut, gone, bad, meets), table.skipped, strict=True):
             assert folder.name in line
             assert "\n" not in line
 

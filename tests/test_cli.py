@@ -279,6 +279,18 @@ class TestSearch:
         assert len(five.splitlines()) == 5
         assert playbook("search", space, "--trials", "10", "--seed", "4", "--sampler", sampler)[1] != ten
 
+    def test_points_have_the_hyperparameters_that_apply(self, playbook, tmp_path):
+        rates = "".join(
+            f"[{name}_rate]\nlow = {low}\nhigh = {high}\nhyperparameter = 'rate'\nwhen = {{ optimizer = '{name}' }}\n"
+            for name, low, high in (("sgd", 1, 2), ("adam", 3, 4))
+        )
+        (tmp_path / "space.toml").write_text(f"[optimizer]\nvalues = ['sgd', 'adam']\n{rates}")
+        points = [
+            json.loads(line) for line in playbook("search", tmp_path / "space.toml", "--trials", 8)[1].splitlines()
+        ]
+        assert {point["optimizer"] for point in points} == {"sgd", "adam"}
+        assert all((point["rate"] > 2.5) == (point["optimizer"] == "adam") for point in points)
+
     def test_the_default_is_halton_of_seed_0(self, playbook, space):
         assert playbook("search", space, "--trials", "4") == playbook(
             "search", space, "--trials", "4", "--seed", "0", "--sampler", "halton"

@@ -223,6 +223,7 @@ class TestJsonl(FileContract):
         "text, says",
         [
             ('{"lr": 1, "lr": 2, "val_loss": 1}\n', "'lr' is there twice"),
+            ('{"a": {"b": 1}, "a.b": 2, "val_loss": 1}\n', "'a.b' is there twice"),
             ('{"lr": 1}\n[1]\n', "line 2 is a list"),
             ('{"lr": 1}\n{"lr": \n', "line 2 is not JSON"),
             ("[" * 100_000, "line 1 is not JSON"),
@@ -444,7 +445,7 @@ class TestOptuna(FileContract):
             ("UPDATE trial_params SET distribution_json = '{'", "distribution of parameter"),
             ("UPDATE trial_params SET param_value = 7 WHERE param_name = 'optimizer'", "'optimizer'"),
             ("DELETE FROM studies", "no study"),
-            ("UPDATE trial_values SET value = 'low'", "no number"),
+            ("UPDATE trial_values SET value = 'low'", "other than numbers"),
             ("UPDATE trials SET state = 'ODD'", "'ODD' of trial '0'"),
             ("DROP TABLE trial_values", "no storage of Optuna"),
         ],
@@ -662,10 +663,19 @@ def test_path_that_cannot_be_is_refused(path):
         read(path)
 
 
-def test_heavy_libraries_stay_out():
-    code = "import sys, harness.importers.importer; print(*sys.modules)"
+def modules_after(code):
     root = Path(__file__).parents[1]
+    code = f"import sys; from harness.importers.importer import read; {code}; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
     assert "harness.importers.importer" in done.stdout.split()
-    heavy = {"jax", "pandas", "scipy", "optuna", "pyarrow", "pickle5", "matplotlib"}
-    assert not heavy.intersection(done.stdout.split())
+    return set(done.stdout.split())
+
+
+def test_import_is_light():
+    assert not modules_after("pass").intersection({"jax", "pandas", "scipy", "optuna", "pyarrow", "matplotlib"})
+
+
+@pytest.mark.parametrize("contract", [TestCsv, TestParquet, TestOptuna, TestAlgoperf, TestBatchScience])
+def test_reading_needs_no_heavy_library(tmp_path, contract):
+    path = contract().write(tmp_path, study())
+    assert not modules_after(f"read({str(path)!r})").intersection({"jax", "pandas", "scipy.stats", "optuna"})

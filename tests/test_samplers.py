@@ -21,6 +21,17 @@ GRID = Space(
     ]
 )
 
+# 5 rates x (1 + 5 warmup lengths) of adam, and 90 rates of sgd: 120 points.
+CONDITIONAL_GRID = Space(
+    [
+        Hyperparameter("adam_rate", values=[1, 2, 3, 4, 5], when={"optimizer": "adam"}, hyperparameter="learning_rate"),
+        Hyperparameter("optimizer", values=["sgd", "adam"]),
+        Hyperparameter("sgd_rate", values=np.arange(90), when={"optimizer": "sgd"}, hyperparameter="learning_rate"),
+        Hyperparameter("warm", values=[True, False], when={"optimizer": "adam"}),
+        Hyperparameter("warmup_steps", values=np.arange(5), when={"warm": True}),
+    ]
+)
+
 
 def discrepancy(sampler, seed):
     points = sample(UNIT, sampler, seed, 100)
@@ -65,6 +76,7 @@ class TestRandom(SamplerContract):
 class TestGrid(SamplerContract):
     sampler = "grid"
     space = GRID
+    conditional = CONDITIONAL_GRID
     seeded = False
 
     def test_is_the_product_with_the_first_hyperparameter_slowest(self):
@@ -76,6 +88,12 @@ class TestGrid(SamplerContract):
     def test_more_trials_than_points(self, trials, start):
         with pytest.raises(InputError, match=f"^trials = {trials + start} is more than the grid's 120 points"):
             sample(GRID, "grid", 0, trials, start)
+
+    def test_conditions_leave_no_point_twice(self):
+        points = sample(CONDITIONAL_GRID, "grid", 0, 120)
+        assert len({tuple(point.items()) for point in points}) == 120
+        with pytest.raises(InputError, match=r"^trials = 121 is more than the grid's 120 points"):
+            sample(CONDITIONAL_GRID, "grid", 0, 121)
 
     def test_range_needs_values(self):
         with pytest.raises(InputError, match=r"^hyperparameter 'learning_rate': sampler 'grid' needs values"):

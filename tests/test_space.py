@@ -203,9 +203,21 @@ BAD_TEXT = [
     ("[[lr]]\nlow = 1\nhigh = 2", "'lr': [{'low': 1, 'high': 2}] is not a table"),
     ("", "search space is empty"),
     ("# nothing", "search space is empty"),
-    ("[lr]\nlwo = 1\nhigh = 2", "unknown key 'lwo'; known keys: low, high, scale, values; did you mean 'low'?"),
+    (
+        "[lr]\nlwo = 1\nhigh = 2",
+        "unknown key 'lwo'; known keys: low, high, scale, values, integer, when, hyperparameter; did you mean 'low'?",
+    ),
     ("[lr]\nlow = 1\nhigh = 2\nq = 3", "unknown key 'q'; known keys: low, high, scale, values"),
     ("[opt.lr]\nlow = 1\nhigh = 2", "'opt': unknown key 'lr'"),
+    ("[n]\nlow = 1.5\nhigh = 3\ninteger = true", "low = 1.5 with integer = true is not an integer of at most 2^53"),
+    ("[n]\nlow = 1\nhigh = 1e16\ninteger = true", "high = 1e+16 with integer = true is not an integer of at most 2^53"),
+    ("[n]\nlow = 3\nhigh = 3\ninteger = true", "low = 3 is not below high = 3"),
+    ("[n]\nlow = 0\nhigh = 3\ninteger = true\nscale = 'log'", "low = 0 with scale = 'log' is not above 0"),
+    ("[n]\nlow = -3\nhigh = 0\ninteger = true\nscale = 'reverse_log'", "does not go with scale = 'reverse_log'"),
+    ("[n]\nlow = 1\nhigh = 3\ninteger = 1", "integer = 1 is not a boolean; write integer = true"),
+    ("[n]\nvalues = [1]\ninteger = true", "integer = True does not go with values"),
+    ("[lr]\nlow = 1\nhigh = 2\nhyperparameter = 3", "hyperparameter = 3 is not a name"),
+    ("[lr]\nlow = 1\nhigh = 2\nhyperparameter = ''", "hyperparameter = '' is not a name"),
     ("[lr]", "'lr': low is missing"),
     ("[lr]\nhigh = 2", "'lr': low is missing; expected low and high, or values; add low = NUMBER"),
     ("[lr]\nlow = 1", "'lr': high is missing"),
@@ -265,6 +277,100 @@ def test_bad_toml(write, text, message):
     line = one_line(caught)
     assert line.startswith(f"{str(path)!r}: ")
     assert message in line
+
+
+OPTIMIZER = "[optimizer]\nvalues = ['nesterov', 'adam']\n"
+RATE = "low = 1e-4\nhigh = 1.0\nscale = 'log'\n"
+BAD_CONDITIONS = [
+    ("[a]\nvalues = [1]\nwhen = 'b'", "'a': when = 'b' is not a table; write one such as when = {"),
+    ("[a]\nvalues = [1]\nwhen = { a = 1 }", "'a': depends on itself"),
+    (
+        "[b]\nvalues = [1]\nwhen = { optimizr = 'adam' }",
+        "'optimizr', which is not in the space; did you mean 'optimizer'?",
+    ),
+    ("[a]\nlow = 0\nhigh = 1\n[b]\nvalues = [1]\nwhen = { a = 0.5 }", "'b': when names 'a', which is a range; give"),
+    (
+        "[b]\nvalues = [1]\nwhen = { optimizer = 'adm' }",
+        "when optimizer = 'adm' is impossible; did you mean 'adam'?; its",
+    ),
+    ("[b]\nvalues = [1]\nwhen = { optimizer = ['adam', 3] }", "when optimizer = 3 is impossible; its values are"),
+    ("[b]\nvalues = [1]\nwhen = { optimizer = [] }", "when optimizer = [] holds for no value"),
+    ("[b]\nvalues = [1]\nwhen = { optimizer = [['adam']] }", "when optimizer = ['adam'] is not a number, a string"),
+    ("[a]\nvalues = [1, 2]\n[b]\nvalues = [1]\nwhen = { a = true }", "when a = True is impossible"),
+    (
+        "[a]\nvalues = [1]\nwhen = { c = 1 }\n[b]\nvalues = [1]\nwhen = { a = 1 }\n[c]\nvalues = [1]\nwhen = { b = 1 }",
+        "'a': its conditions are circular: a -> c -> b -> a; take one of them out",
+    ),
+    (
+        "[a]\nvalues = [1]\nwhen = { optimizer = 'adam' }\n[b]\nvalues = [1]\nwhen = { optimizer = 'nesterov', a = 1 }",
+        "'b': can never apply: its conditions allow no value of 'optimizer'",
+    ),
+    (f"[learning_rate]\n{RATE}[rate]\n{RATE}hyperparameter = 'learning_rate'", "both set 'learning_rate'; give them"),
+    (
+        f"[one]\n{RATE}hyperparameter = 'learning_rate'\nwhen = {{ optimizer = ['nesterov', 'adam'] }}\n"
+        f"[two]\n{RATE}hyperparameter = 'learning_rate'\nwhen = {{ optimizer = 'adam' }}",
+        "'two': can apply together with 'one', and both set 'learning_rate'; give them conditions (when) that exclude",
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "message"), BAD_CONDITIONS, ids=[message[:40] for _, message in BAD_CONDITIONS])
+def test_bad_conditions(write, text, message):
+    with pytest.raises(InputError) as caught:
+        space_from_toml(write(OPTIMIZER + text))
+    assert message in one_line(caught)
+
+
+def test_conditions_reach_through_conditional_parents(write):
+    space = space_from_toml(
+        write(
+            OPTIMIZER
+            + "[warm]\nvalues = [true, false]\nwhen = { optimizer = 'adam' }\n"
+            + "[steps]\nlow = 1\nhigh = 9\ninteger = true\nwhen = { warm = true }\n"
+        )
+    )
+    assert space["steps"].when == (("warm", (True,)),)
+    assert space.parents == ["optimizer", "warm"]
+    applying = {("adam", True): 3, ("adam", False): 2, ("nesterov", True): 1, ("nesterov", False): 1}
+    for (optimizer, warm), count in applying.items():
+        drawn = {"optimizer": optimizer, "warm": warm, "steps": 4}
+        assert space.applicable(drawn) == dict(list(drawn.items())[:count])
+
+
+def test_optimizers_have_learning_rate_ranges_of_their_own(write):
+    rates = "".join(
+        f"[{name}_rate]\n{RATE}hyperparameter = 'learning_rate'\nwhen = {{ optimizer = '{name}' }}\n"
+        for name in ("nesterov", "adam")
+    )
+    space = space_from_toml(write(OPTIMIZER + rates))
+    point = space.applicable({"optimizer": "adam", "nesterov_rate": 0.1, "adam_rate": 0.2})
+    assert point == {"optimizer": "adam", "adam_rate": 0.2}
+    assert space.values_set(point) == {"optimizer": "adam", "learning_rate": 0.2}
+    assert Space(tuple(Hyperparameter(**axis) for axis in asdict(space)["hyperparameters"])) == space
+    assert hash(pickle.loads(pickle.dumps(space))) == hash(space)
+
+
+@st.composite
+def integer_ranges(draw):
+    scale = draw(st.sampled_from(["linear", "log"]))
+    low = draw(st.integers(1 if scale == "log" else -1000, 1000))
+    return Hyperparameter("n", low, low + draw(st.integers(1, 1000)), scale, integer=True)
+
+
+@given(integer_ranges(), UNIT, UNIT)
+def test_integers(axis, u, v):
+    assert (axis.from_unit(0), axis.from_unit(1)) == (axis.low, axis.high)
+    first, second = map(axis.from_unit, sorted([u, v]))
+    assert type(first) is int
+    assert axis.low <= first <= second <= axis.high
+    assert axis.from_unit(axis.to_unit(first)) == first
+
+
+def test_integers_have_equal_parts():
+    axis = Hyperparameter("n", 2, 5, integer=True)
+    assert [axis.from_unit(u) for u in (0, 0.249, 0.251, 0.499, 0.501, 0.749, 0.751, 1)] == [2, 2, 3, 3, 4, 4, 5, 5]
+    with pytest.raises(InputError, match=r"2\.5 is not an integer; give one from 2 to 5"):
+        axis.to_unit(2.5)
 
 
 @pytest.mark.parametrize(("name", "reason"), [("absent.toml", "No such file"), (".", "directory"), ("a\0b", "null")])

@@ -90,6 +90,11 @@ def positions(name: str, values: np.ndarray, axis: Axis) -> np.ndarray:
                 "use 'linear'"
             )
     bottom, top = _on_scale(ends, axis.scale)
+    if not bottom < top:
+        raise InputError(
+            f"hyperparameter {name!r}: low = {axis.low} and high = {axis.high} are one with scale = {axis.scale!r} in "
+            "double precision; use 'linear'"
+        )
     return (_on_scale(np.asarray(values, np.float64), axis.scale) - bottom) / (top - bottom)
 
 

@@ -146,13 +146,19 @@ def varies(column: np.ndarray) -> bool:
 
 
 def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Names of nested settings joined by dots, as `optimizer.name`; other values stay."""
+    """Names of nested settings joined by dots, as `optimizer.name`; other values stay.
+
+    Raises:
+      InputError: two settings come to one name.
+    """
+    if not prefix and dict not in set(map(type, settings.values())):
+        return dict(settings)
     flat: dict[str, Any] = {}
     for name, value in settings.items():
-        if isinstance(value, Mapping):
-            flat.update(flatten(value, f"{prefix}{name}."))
-        else:
-            flat[f"{prefix}{name}"] = value
+        inner = flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+        if twice := flat.keys() & inner.keys():
+            raise InputError(f"name {min(twice)!r} is there twice, once nested and once with dots; keep one")
+        flat.update(inner)
     return flat
 
 
@@ -186,7 +192,7 @@ def take_curves(columns: dict[str, Sequence[Any]], trials: Sequence[str]) -> dic
     """
     lists: dict[str, list[np.ndarray | None]] = {}
     for name, cells in list(columns.items()):
-        if isinstance(cells, np.ndarray) or not any(isinstance(cell, (list, np.ndarray)) for cell in cells):
+        if isinstance(cells, np.ndarray) or not {list, np.ndarray}.intersection(map(type, cells)):
             continue
         for trial, cell in zip(trials, cells, strict=True):
             if not (cell is None or isinstance(cell, (list, np.ndarray))):

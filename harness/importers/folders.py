@@ -9,10 +9,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from harness.importers.arrow import floats, is_number, present
 from harness.importers.assembly import Source, pick
-from harness.importers.columns import curve, settings_columns
+from harness.importers.columns import curve, flatten, settings_columns
 from harness.importers.files import text
 from harness.importers.names import role
 from harness.records import Curve, InputError
@@ -78,13 +77,14 @@ def read_trials(
     names, settings, statuses, measured = [], [], [], []
     for folder in trials:
         try:
-            one = read_trial(folder, root)
+            setting, status, found = read_trial(folder, root)
+            settings.append(flatten(setting))
         except (Unreadable, InputError) as error:
             skipped.append(f"trial {folder.name!r} cannot be read: {error}")
             continue
-        names.append(folder.name)
-        for rows, value in zip((settings, statuses, measured), one, strict=True):
-            rows.append(value)
+        names.append(os.fsencode(folder.name).decode(errors="replace"))  # a name may be no text
+        statuses.append(status)
+        measured.append(found)
     if not names:
         raise InputError(f"none of its {len(trials)} trials can be read; the first: {skipped[0]}")
     columns = settings_columns(settings)
@@ -214,27 +214,14 @@ def measurements(path: Path, steps: tuple[str, ...], unwanted: frozenset[str]) -
         raise Unreadable(f"{path.name} has no column {steps[0]!r}")
     if table.num_rows == 0:
         raise Unreadable(f"{path.name} has no row")
-    if not _is_numeric(table.schema.field(at).type):
+    if not is_number(table.schema.field(at).type):
         raise Unreadable(f"column {at!r} of {path.name} does not hold numbers alone")
-    at_steps = _floats(table.column(at))
+    at_steps = floats(table.column(at).combine_chunks())
     curves = {}
     for name in columns:
-        column = table.column(name)
-        if name == at or name in unwanted or not _is_numeric(column.type):
+        if name == at or name in unwanted or not is_number(table.schema.field(name).type):
             continue
-        if column.null_count:
-            measured = column.is_valid().to_numpy()
-            curves[name] = curve(at_steps[measured], _floats(column)[measured])
-        else:
-            curves[name] = curve(at_steps, _floats(column))
+        column = table.column(name).combine_chunks()
+        measured = present(column) if column.null_count else slice(None)
+        curves[name] = curve(at_steps[measured], floats(column)[measured])
     return curves
-
-
-def _is_numeric(kind) -> bool:
-    import pyarrow.types as types
-
-    return types.is_floating(kind) or types.is_integer(kind)
-
-
-def _floats(column) -> np.ndarray:
-    return column.cast("float64").to_numpy().astype(np.float64, copy=False)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import math
 import sqlite3
-from collections import defaultdict
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -20,6 +18,8 @@ from harness.importers.names import role
 from harness.records import Curve, InputError
 
 _TABLES = {"studies", "trials", "trial_params", "trial_values", "study_directions"}
+# The sign keeps SQLite from the index by trial, so that rows come as they were written, and fast.
+_OF_STUDY = "+trial_id IN (SELECT trial_id FROM trials WHERE study_id = ?)"
 _GOALS = {"MINIMIZE": "min", "MAXIMIZE": "max"}
 _NON_FINITE = {"INF_POS": math.inf, "INF_NEG": -math.inf, "NAN": math.nan}
 
@@ -81,9 +81,10 @@ def _read(database: sqlite3.Connection, study: str | None) -> Source:
     metrics, goals = _metrics(database, tables, key)
     metrics = [_free(name, columns) for name in metrics]
     values = np.full((len(metrics), len(trials)), math.nan)
-    for trial, metric, value in _values(database, key, "trial_values", "objective", "value"):
-        if 0 <= metric < len(metrics):
-            values[int(metric), row_of[trial]] = value
+    owners, positions, found = _values(database, key, "trial_values", "objective", "value")
+    for metric in range(len(metrics)):
+        of_metric = positions == metric
+        values[metric, [row_of[trial] for trial in owners[of_metric].tolist()]] = found[of_metric]
     columns |= dict(zip(metrics, values, strict=True))
     violated = _violated(database, tables, key)
     status = _free("state", columns)
@@ -109,7 +110,7 @@ def _parameters(
     decoded: dict[tuple, tuple[list | None, tuple | None]] = {}  # a study has few distributions and many trials
     for trial, name, value, text in database.execute(
         "SELECT trial_id, CAST(param_name AS TEXT), param_value, distribution_json FROM trial_params "
-        "JOIN trials USING (trial_id) WHERE study_id = ? ORDER BY param_id",
+        f"WHERE {_OF_STUDY}",
         (key,),
     ):
         if (name, text) not in decoded:
@@ -117,9 +118,10 @@ def _parameters(
             if (found := decoded[name, text][1]) is not None:
                 seen.setdefault(name, []).append(found)
         choices = decoded[name, text][0]
-        cells = columns.setdefault(name, [None] * len(row_of))
+        if name not in columns:
+            columns[name] = [None] * len(row_of)
         try:
-            cells[row_of[trial]] = float(value) if choices is None else choices[int(value)]
+            columns[name][row_of[trial]] = float(value) if choices is None else choices[int(value)]
         except (TypeError, ValueError, IndexError):
             raise InputError(
                 f"parameter {name!r} of trial {trial} has no value {value!r}; correct the storage"
@@ -172,19 +174,22 @@ def _metrics(database: sqlite3.Connection, tables: set[str], key: int) -> tuple[
 
 def _values(
     database: sqlite3.Connection, key: int, table: str, position: str, value: str
-) -> Iterator[tuple[int, int, float]]:
-    """(trial, position, value) of a table of values; older schemas keep no type beside a value."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Trials int64 (k,), positions and values float64 (k,) of a table of values; older schemas keep no type beside."""
     has_type = any(row[1] == f"{value}_type" for row in database.execute(f"PRAGMA table_info({table})"))
-    kind = f"{value}_type" if has_type else "'FINITE'"
-    for trial, at, number, of_type in database.execute(
-        f"SELECT trial_id, {position}, {value}, {kind} FROM {table} JOIN trials USING (trial_id) "
-        f"WHERE study_id = ? ORDER BY trial_id, {position}",
-        (key,),
-    ):
-        value_or_nan = _NON_FINITE.get(of_type, math.nan if number is None else number)
-        if not isinstance(value_or_nan, (int, float)) or not isinstance(at, (int, float)):
-            raise InputError(f"{table} holds {number!r} at {at!r} for trial {trial}, no number; correct the storage")
-        yield trial, at, value_or_nan
+    columns = f"trial_id, {position}, {value}, {f'{value}_type' if has_type else 'NULL'}"
+    rows = database.execute(f"SELECT {columns} FROM {table} WHERE {_OF_STUDY}", (key,)).fetchall()
+    trials, positions, numbers, kinds = zip(*rows, strict=True) if rows else ((), (), (), ())
+    try:
+        found = np.array(numbers, dtype=np.float64)  # None becomes NaN
+        at = np.array(positions, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError):
+        raise InputError(f"{table} holds other than numbers; correct the storage") from None
+    if not set(kinds) <= {"FINITE", None}:
+        for index, kind in enumerate(kinds):
+            if kind in _NON_FINITE:
+                found[index] = _NON_FINITE[kind]
+    return np.array(trials, dtype=np.int64), at, found
 
 
 def _curves(
@@ -192,13 +197,14 @@ def _curves(
 ) -> dict[str, list[Curve | None]]:
     if "trial_intermediate_values" not in tables:
         return {}
-    points = defaultdict(list)
-    for trial, step, value in _values(database, key, "trial_intermediate_values", "step", "intermediate_value"):
-        points[trial].append((step, value))
-    if not points:
+    trials, steps, values = _values(database, key, "trial_intermediate_values", "step", "intermediate_value")
+    if not trials.size:
         return {}
-    arrays = {trial: np.array(found, dtype=np.float64) for trial, found in points.items()}
-    return {"intermediate_value": [curve(*arrays[trial].T) if trial in arrays else None for trial in row_of]}
+    order = np.argsort(trials, kind="stable")
+    owners, starts = np.unique(trials[order], return_index=True)
+    points = dict(zip(owners.tolist(), np.split(order, starts[1:]), strict=True))
+    found = [curve(steps[points[trial]], values[points[trial]]) if trial in points else None for trial in row_of]
+    return {"intermediate_value": found}
 
 
 def _violated(database: sqlite3.Connection, tables: set[str], key: int) -> set[int]:
@@ -206,8 +212,7 @@ def _violated(database: sqlite3.Connection, tables: set[str], key: int) -> set[i
     if "trial_system_attributes" not in tables:
         return set()
     rows = database.execute(
-        "SELECT trial_id, value_json FROM trial_system_attributes JOIN trials USING (trial_id) "
-        "WHERE study_id = ? AND key = 'constraints'",
+        f"SELECT trial_id, value_json FROM trial_system_attributes WHERE {_OF_STUDY} AND key = 'constraints'",
         (key,),
     )
     return {

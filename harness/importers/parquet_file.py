@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from harness.importers.arrow import floats, is_number, present
 from harness.importers.assembly import Source
 from harness.importers.csv_file import check_columns
 from harness.importers.files import head
@@ -62,7 +63,7 @@ def _cells(name: str, column) -> Any:
         column, kind = column.cast(kind.value_type), kind.value_type
     try:
         if types.is_floating(kind) or types.is_decimal(kind):
-            return column.cast("float64").to_numpy().astype(np.float64, copy=False)
+            return floats(_whole(column))
         if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
             return _lists(column)
         if any(test(kind) for test in (types.is_integer, types.is_boolean, types.is_null)):
@@ -74,18 +75,21 @@ def _cells(name: str, column) -> Any:
     return None
 
 
-def _lists(column) -> list[np.ndarray | None] | None:
-    import pyarrow as pa
+def _whole(column):
+    """One Arrow array out of a chunked one, which may have no chunk."""
+    joined = column.combine_chunks()
+    return joined.combine_chunks() if hasattr(joined, "chunks") and joined.num_chunks == 1 else joined
 
-    kind = column.type.value_type
-    if not (pa.types.is_floating(kind) or pa.types.is_integer(kind)):
+
+def _lists(column) -> list[np.ndarray | None] | None:
+    if not is_number(column.type.value_type):
         return None
     cells: list[np.ndarray | None] = []
     for chunk in column.chunks:
-        values = chunk.flatten().cast("float64").to_numpy(zero_copy_only=False)
-        missing = chunk.is_null().to_pylist()
+        values = floats(chunk.flatten())
+        missing = (~present(chunk)).tolist()
         # flatten leaves out what a missing cell spans, so that lengths alone say where each begins.
-        ends = np.cumsum(chunk.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)).tolist()
+        ends = np.cumsum(np.nan_to_num(floats(chunk.value_lengths()))).astype(int).tolist()
         starts = [0, *ends[:-1]]
         cells += [None if m else values[s:e] for m, s, e in zip(missing, starts, ends, strict=True)]
     return cells

@@ -34,7 +34,7 @@ def read(path: Path, study: str | None = None) -> Source:
     if not rows:
         raise InputError("holds no trial; give a table with a row per trial")
     for number, row in enumerate(rows, 1):
-        if "status" not in row or not any(name.startswith(_PREFIX) for name in row):
+        if not is_pd1(row):
             raise InputError(
                 f"trial {number} has no status or no hyperparameter {_PREFIX}*; read it with --format jsonl"
             )
@@ -45,16 +45,16 @@ def read(path: Path, study: str | None = None) -> Source:
     roles = {name: "seed" if role(name) == "seed" else "hyperparameter" for name in columns}
     names = list(dict.fromkeys(name for row in rows for name in row))
     for name in names:
-        if is_metric(name) and not any(isinstance(row.get(name), list) for row in rows):
+        if is_metric(name) and name not in columns and not any(isinstance(row.get(name), list) for row in rows):
             columns[name], roles[name] = [row.get(name) for row in rows], "result"
     columns["status"], roles["status"] = [row["status"] for row in rows], "status"
-    skipped: list[str] = []
+    warnings: list[str] = []
     return Source(
         trials=[_trial_name(row, number) for number, row in enumerate(rows, 1)],
         columns=columns,
         roles=roles,
-        curves=_curves(rows, names, skipped),
-        warnings=skipped,
+        curves=_curves(rows, names, warnings),
+        warnings=warnings,
     )
 
 

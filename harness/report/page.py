@@ -10,6 +10,9 @@ import numpy as np
 from harness.experiments.experiment import Experiment
 from harness.records import TrialRecord
 
+MOST_SETTINGS = 12
+"""Settings of an arm that have a row each on a page."""
+
 
 def experiment_page(
     experiment: Experiment, records: Sequence[TrialRecord], result: Mapping[str, Any], figure_svg: str
@@ -45,21 +48,40 @@ def format_number(value: float | None) -> str:
 
 
 def _summary(records: Sequence[TrialRecord]) -> list[dict[str, Any]]:
-    """One row per arm and learning rate: seeds, infeasible ones, mean and standard deviation of the final error."""
-    groups: dict[tuple[str, float], list[TrialRecord]] = {}
+    """One row per arm and setting, or per arm where it has many: trials, infeasible ones, mean and spread of errors."""
+    arms: dict[str, list[TrialRecord]] = {}
     for record in records:
-        groups.setdefault((record.arm, record.hyperparameters["learning_rate"]), []).append(record)
+        arms.setdefault(record.arm, []).append(record)
     rows = []
-    for (arm, rate), trials in sorted(groups.items()):
-        errors = [trial.results["final_error"] for trial in trials if trial.status == "complete"]
-        rows.append(
-            {
-                "arm": arm,
-                "learning_rate": rate,
-                "seeds": len(trials),
-                "infeasible": len(trials) - len(errors),
-                "mean": float(np.mean(errors)) if errors else float("nan"),
-                "deviation": float(np.std(errors, ddof=1)) if len(errors) > 1 else float("nan"),
-            }
-        )
+    for arm, members in sorted(arms.items()):
+        names = [name for name, value in members[0].hyperparameters.items() if _varies(members, name, value)]
+        groups: dict[tuple, list[TrialRecord]] = {}
+        for record in members:
+            groups.setdefault(tuple(record.hyperparameters.get(name) for name in names), []).append(record)
+        if len(groups) > MOST_SETTINGS:
+            rows.append(_row(arm, f"{len(groups)} settings of {', '.join(names)}", members))
+            continue
+        for setting, trials in sorted(groups.items(), key=lambda item: [(str(type(v)), v) for v in item[0]]):
+            text = ", ".join(f"{name} {_value(value)}" for name, value in zip(names, setting, strict=True))
+            rows.append(_row(arm, text or "one setting", trials))
     return rows
+
+
+def _varies(records: Sequence[TrialRecord], name: str, value: Any) -> bool:
+    return any(record.hyperparameters.get(name) != value for record in records)
+
+
+def _value(value: Any) -> str:
+    return format_number(value) if isinstance(value, float) else str(value)
+
+
+def _row(arm: str, setting: str, trials: Sequence[TrialRecord]) -> dict[str, Any]:
+    errors = [trial.results["final_error"] for trial in trials if trial.status == "complete"]
+    return {
+        "arm": arm,
+        "setting": setting,
+        "trials": len(trials),
+        "infeasible": len(trials) - len(errors),
+        "mean": float(np.mean(errors)) if errors else float("nan"),
+        "deviation": float(np.std(errors, ddof=1)) if len(errors) > 1 else float("nan"),
+    }

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
-import math
 import operator
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -28,6 +28,10 @@ def sample(
     study may always be extended. `random` draws independent uniform points. `grid` is the Cartesian product of
     `values`, the first hyperparameter slowest; its seed has no effect.
 
+    Every axis has its dimension of the sequence, whether it applies or not, and a point leaves out those that do not: a
+    condition changes no other value. In a grid no point stands twice: axes that others depend on come first and change
+    slowest, and the product is of the axes that apply.
+
     Args:
       space: where the points lie; for `grid`, every hyperparameter must have `values`.
       sampler: one of `SAMPLERS`.
@@ -36,7 +40,8 @@ def sample(
       start: index of the first point, at least 0.
 
     Returns:
-      One dict a trial, hyperparameter name to a plain Python value, in the order of the space.
+      One dict a trial, name of each axis that applies to a plain Python value, in the order of the space; see
+      `Space.values_set`.
 
     Raises:
       InputError: unknown sampler, a number outside its bounds, or a space that the sampler cannot cover.
@@ -44,14 +49,17 @@ def sample(
     if sampler not in SAMPLERS:
         known = ", ".join(SAMPLERS)
         raise InputError(f"sampler {sampler!r} is unknown; known samplers: {known}{did_you_mean(sampler, SAMPLERS)}")
-    trials = _integer("trials", trials, 1, MAX_TRIALS)
-    start = _integer("start", start, 0, MAX_TRIALS - trials)
-    seed = _integer("seed", seed, 0, MAX_SEED)
+    trials = check_integer("trials", trials, 1, MAX_TRIALS)
+    start = check_integer("start", start, 0, MAX_TRIALS - trials)
+    seed = check_integer("seed", seed, 0, MAX_SEED)
     if sampler == "grid":
         return _grid(space, trials, start)
     unit = {"halton": _halton, "sobol": _sobol, "random": _random}[sampler](len(space), seed, trials, start)
     axes = space.hyperparameters
-    return [{axis.name: axis.from_unit(u) for axis, u in zip(axes, row, strict=True)} for row in unit.tolist()]
+    return [
+        space.applicable({axis.name: axis.from_unit(u) for axis, u in zip(axes, row, strict=True)})
+        for row in unit.tolist()
+    ]
 
 
 def _halton(dimensions: int, seed: int, trials: int, start: int) -> np.ndarray:
@@ -91,14 +99,29 @@ def _grid(space: Space, trials: int, start: int) -> list[dict]:
                 f"hyperparameter {axis.name!r}: sampler 'grid' needs values, not low = {axis.low!r} and "
                 f"high = {axis.high!r}; give values = [...] or use 'halton', 'sobol' or 'random'"
             )
-    size = math.prod(len(axis.values) for axis in space.hyperparameters)
-    if start + trials > size:
-        raise InputError(f"trials = {start + trials} is more than the grid's {size} points; ask for at most {size}")
-    product = itertools.product(*(axis.values for axis in space.hyperparameters))
-    return [dict(zip(space, point, strict=True)) for point in itertools.islice(product, start, start + trials)]
+    points = list(itertools.islice(_grid_points(space), start + trials))
+    if len(points) < start + trials:
+        raise InputError(
+            f"trials = {start + trials} is more than the grid's {len(points)} points; ask for at most {len(points)}"
+        )
+    return points[start:]
 
 
-def _integer(name: str, value: object, low: int, high: int) -> int:
+def _grid_points(space: Space) -> Iterator[dict]:
+    """The points of a grid, each once."""
+    parents = space.parents
+    for values in itertools.product(*(space[name].values for name in parents)):
+        chosen = dict(zip(parents, values, strict=True))
+        # Where a parent does not apply itself, its first value stands for all.
+        if any(not space.applies(name, chosen) and chosen[name] != space[name].values[0] for name in parents):
+            continue
+        names = [name for name in space if space.applies(name, chosen)]
+        for point in itertools.product(*([chosen[n]] if n in chosen else space[n].values for n in names)):
+            yield dict(zip(names, point, strict=True))
+
+
+def check_integer(name: str, value: object, low: int, high: int) -> int:
+    """Gives an integer from `low` to `high` as Python's; raises InputError, which names it, for anything else."""
     try:
         if isinstance(value, bool):
             raise TypeError
