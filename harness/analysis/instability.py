@@ -11,6 +11,22 @@ of normal noise. Training is unstable from the first step on from which the loss
 * makes a spike, `SPIKE_RISE` over the running minimum for `SPIKE_STEPS` steps, `SPIKE_NOISE` noises over the level; or
 * is over the level by `LASTING_RISE` and by `LASTING_NOISE` noises in the median of `LASTING_STEPS` steps; or
 * is not finite.
+
+Of 263 labelled curves (`tests/instability_curves.py`: 133 trainings of an MLP, a Transformer and a Wide ResNet, 130
+simulated) it was right on 136 of the 139 that it was developed on, and on 118 of the 124 that were kept untouched until
+it was final (95.2%, exact 95% interval 90 to 98%):
+
+  labelled, called        stable  initialisation  early  mid-training      (kept half)
+  stable                    44         0            0         0
+  initialisation             3        22            1         0
+  early                      1         0           24         1
+  mid-training               0         0            0        28
+
+What it misses are mild spikes within the first ten steps, and divergence so slow that its beginning cannot be told. Of
+1,600 further simulated stable curves it called .8% unstable, most of them noisy ones.
+
+It sees rises alone. A network that fails without one, flat from where it got stuck, is `stable`: a small post-LN
+Transformer with Adam at ten times its usual rate does, after warmup. Final losses tell, beside those of other rates.
 """
 
 from __future__ import annotations
