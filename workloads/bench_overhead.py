@@ -75,7 +75,7 @@ def test_logging(benchmark, workload):
 
     benchmark.pedantic(run_trial, (logging, trial), setup=silently, warmup_rounds=1, rounds=4 * ROUNDS)
     # Of neighbours in time, since the machine's speed drifts by more than what is measured.
-    ratios = [logged / silent for logged, silent in zip(benchmark.stats.stats.data, without[1:], strict=True)]
+    ratios = [logged / unlogged for logged, unlogged in zip(benchmark.stats.stats.data, without[1:], strict=True)]
     benchmark.extra_info.update(
         steps=trial.steps,
         logging_ms_per_step=1000 * benchmark.stats.stats.median / trial.steps,
