@@ -11,6 +11,10 @@ import jax.numpy as jnp
 import optax
 
 
+ADAM_RULES = ("adam", "nadam", "adamw")
+"""Update rules whose state begins with Adam's moments."""
+
+
 def update_rule(
     optimizer: str, hyperparameters: Mapping[str, jax.Array], learning_rate: jax.Array
 ) -> optax.GradientTransformation:
