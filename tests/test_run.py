@@ -454,7 +454,13 @@ def test_the_best_checkpoint_is_selected_in_retrospect(programs):
 
 
 OTHERS = [
-    dataclasses.replace(vary(BASE, learning_rate=rate), seeds=derive_seeds(0, replicate), predictions=True)
+    dataclasses.replace(
+        vary(BASE, learning_rate=rate),
+        seeds=derive_seeds(0, replicate),
+        curvature_examples=9,
+        curvature_steps=(0, 20),
+        predictions=True,
+    )
     for replicate, rate in enumerate((0.3, 0.01, 1e30, 0.1))
 ]
 

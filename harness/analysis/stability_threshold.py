@@ -10,12 +10,10 @@ in x. As h grows from 0 it becomes unstable where a root of its characteristic p
 * `adam`: with the preconditioner P held fixed and m' = b m + (1 - b) g it is heavy ball at rate (1 - b) on the
   preconditioned Hessian, so that P^-1 H is stable below 2 (1 + b) / ((1 - b) rate), which is 38 / rate at b = .9.
 * `nadam`: likewise Nesterov at rate (1 - b), 2 (1 + b) / ((1 + 2 b) (1 - b) rate).
-* `adamw`: as `adam`; its decay, a factor 1 - rate decay of x at each step, lowers the threshold by that share of a
-  half, which is left out.
+* `adamw`: as `adam`. Its decay makes the 2 a 2 - rate decay, under a thousandth less, which is left out.
 
-Gradient descent and momentum: Cohen et al. 2021 (arXiv 2103.00065, section 2 and appendix B); Adam: Cohen et al. 2022
-(arXiv 2207.14484, equation 3). The first two forms hold at any sharpness of full-batch training; the threshold explains
-and does not judge: networks train past it, since their loss is no quadratic, and fail below it.
+Gradient descent and momentum are in Cohen et al. 2021 (arXiv 2103.00065), Adam in Cohen et al. 2022 (arXiv 2207.14484).
+The threshold explains and does not judge: networks train past it, since their loss is no quadratic, and fail below it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The largest eigenvalue of the loss's Hessian, and of the Hessian that Adam's preconditioner makes of it, matrix-free.
+"""The largest eigenvalue of the loss's Hessian, and of the one that Adam's preconditioner makes of it, matrix-free.
 
-Each product of the Hessian and a vector is a forward derivative of a gradient and costs about as much as TODO gradients.
+A product of the Hessian and a vector is a forward derivative of a gradient. TODO
 """
 
 from collections.abc import Callable, Mapping

@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import optax
 
-
 ADAM_RULES = ("adam", "nadam", "adamw")
 """Update rules whose state begins with Adam's moments."""
 

@@ -32,9 +32,9 @@ class Outcome:
     Attributes:
       status: `complete` or `infeasible`.
       reason: why it is infeasible, otherwise None.
-      results: name to number: `sharpness` at initialisation (NaN where not measured); `final_error` and `final_loss` of the last
-        evaluation; `best_error`, `best_loss` and `best_step` of the best evaluation, selected in retrospect by the
-        workload's objective; with clipping `clipped_share`.
+      results: name to number: `sharpness` at initialisation (NaN where not measured); `final_error` and `final_loss` of
+        the last evaluation; `best_error`, `best_loss` and `best_step` of the best evaluation, selected in retrospect by
+        the workload's objective; with clipping `clipped_share`.
       curves: name to float32 array: those of `Programs.curves` and `learning_rate` per step, `evaluation_step`,
         `evaluation_error` and `evaluation_loss` per evaluation; where asked for, `sharpness_step`, `sharpness` and for
         `adam`, `nadam` and `adamw` `preconditioned_sharpness` per measurement, NaN where the iteration failed, and
