@@ -19,16 +19,18 @@ from typing import Any
 
 import numpy as np
 
-from harness.analysis.comparison import Comparison, compare
 from harness.analysis.findings import Finding, number
 from harness.analysis.instability import UNSTABLE_SHARE
+from harness.procedures.labels import count_failed
 from harness.procedures.procedure import (
     PAIRS,
     Decision,
     Procedure,
+    arm_mean,
     check_free,
     check_seeds,
-    label,
+    comparison,
+    how_often_better,
     objective_values,
     of,
     runs,
@@ -69,7 +71,8 @@ def clip(percentile: float = PERCENTILE, seeds: int = PAIRS) -> Procedure:
         norms = [record.curves["gradient_norm"] for record in records]
         found = threshold(norms, percentile)
         records = yield runs("clipped", trial, seed, range(seeds), {"clip_threshold": found})
-        return decide(of(records, "unclipped"), of(records, "clipped"), percentile, trial.workload.objective)
+        arms = of(records, "unclipped"), of(records, "clipped")
+        return decide(*arms, percentile, trial.workload.objective, trial.total_steps)
 
     return Procedure("clip", {"percentile": percentile, "seeds": seeds}, rounds)
 
@@ -137,7 +140,11 @@ def share_by_part(norms: Sequence[np.ndarray], limit: float) -> list[float | Non
 
 
 def decide(
-    unclipped: Sequence[TrialRecord], clipped: Sequence[TrialRecord], percentile: float, objective: str
+    unclipped: Sequence[TrialRecord],
+    clipped: Sequence[TrialRecord],
+    percentile: float,
+    objective: str,
+    training_steps: int,
 ) -> Decision:
     """Says what the threshold is, how much it clips, and what that changes.
 
@@ -149,6 +156,7 @@ def decide(
       clipped: the runs with it, of the same seeds in the same order.
       percentile: of the threshold.
       objective: `error` or `loss`, of evaluations.
+      training_steps: of the whole training.
     """
     norms = [record.curves["gradient_norm"] for record in unclipped]
     own = [float(threshold([one], percentile)) if np.isfinite(one).any() else None for one in norms]
@@ -158,11 +166,8 @@ def decide(
     adaptive = [running_thresholds(one, percentile) for one in norms]
     ends = [float(one[-1]) for one in adaptive if np.isfinite(one[-1])]
     shares = [record.results["clipped_share"] for record in clipped]
-    unstable = [
-        sum(label(one, one.hyperparameters["steps"]).type != "stable" for one in arm) for arm in (unclipped, clipped)
-    ]
-    values = objective_values(clipped, objective), objective_values(unclipped, objective)
-    better, worse = compare(*values, "min", paired=True), compare(*values[::-1], "min", paired=True)
+    unstable = [count_failed(arm, training_steps) for arm in (unclipped, clipped)]
+    compared = comparison(objective_values(clipped, objective), objective_values(unclipped, objective), objective)
     found: dict[str, Any] = {
         "clip_threshold": limit,
         "percentile": percentile,
@@ -188,17 +193,10 @@ def decide(
             ),
         },
         "unstable": {"without": unstable[0], "with": unstable[1], "runs": len(clipped)},
-        "comparison": {
-            "objective": f"best_{objective}",
-            "without": float(np.mean(values[1])),
-            "with": float(np.mean(values[0])),
-            "probability_better": better.probability,
-            "interval": list(better.interval),
-            "improvement": better.improvement,
-        },
-        "adopt": better.adopt,
+        "comparison": compared,
+        "adopt": compared["verdict"] == "better",
     }
-    return Decision.of(True, found, [*_of_norms(found, percentile), *_of_change(found, better, worse, percentile)])
+    return Decision.of(True, found, [*_of_norms(found, percentile), *_of_change(found, percentile)])
 
 
 def _of_norms(found: dict[str, Any], percentile: float) -> Iterator[Finding]:
@@ -210,7 +208,7 @@ def _of_norms(found: dict[str, Any], percentile: float) -> Iterator[Finding]:
         f"the {percentile:g}th percentile of {norms['steps']:,} gradient norms of {len(found['threshold_by_seed'])} "
         f"runs is {number(found['clip_threshold'])}, {number(min(own))} to {number(max(own))} run by run; the median "
         f"is {number(norms['median'])}, the largest {number(norms['largest'])}",
-        f"--set clip_threshold={number(found['clip_threshold'])}",
+        f"use --set clip_threshold={number(found['clip_threshold'])}",
     )
     if norms["not_finite"]:
         yield Finding(
@@ -242,8 +240,8 @@ def _of_norms(found: dict[str, Any], percentile: float) -> Iterator[Finding]:
     )
 
 
-def _of_change(found: dict[str, Any], better: Comparison, worse: Comparison, percentile: float) -> Iterator[Finding]:
-    unstable, measured = found["unstable"], found["comparison"]
+def _of_change(found: dict[str, Any], percentile: float) -> Iterator[Finding]:
+    unstable, compared = found["unstable"], found["comparison"]
     n = unstable["runs"]
     evidence = f"{unstable['without']} of {n} runs are unstable without clipping, {unstable['with']} with it"
     if unstable["with"] > UNSTABLE_SHARE * n:
@@ -256,15 +254,15 @@ def _of_change(found: dict[str, Any], better: Comparison, worse: Comparison, per
     elif unstable["without"] > UNSTABLE_SHARE * n:
         yield Finding("instability", "good", evidence, "")
     else:
-        yield Finding("instability", "note", evidence, "clipping was not needed for stability at this rate")
-    low, high = better.interval
+        advice = "" if unstable["without"] else "clipping is not needed for stability at this rate"
+        yield Finding("instability", "note", evidence, advice)
     evidence = (
-        f"{measured['objective']} {number(measured['without'])} without and {number(measured['with'])} with clipping; "
-        f"clipping is better in {better.probability:.0%} of {n} pairs (95% interval {low:.2f} to {high:.2f}, ties half)"
+        f"{compared['objective']} {arm_mean(compared['baseline'])} without and {arm_mean(compared['candidate'])} with "
+        f"clipping; clipping is {how_often_better(compared)}"
     )
-    if better.adopt:
-        yield Finding("what clipping changes", "good", evidence, "clip")
-    elif worse.adopt:
-        yield Finding("what clipping changes", "warning", evidence, "do not clip by this threshold")
-    else:
-        yield Finding("what clipping changes", "note", evidence, "no difference is shown at this number of seeds")
+    severity, advice = {
+        "better": ("good", "clip"),
+        "worse": ("warning", "do not clip by this threshold"),
+        "undecided": ("note", "no difference is shown at this number of seeds"),
+    }[compared["verdict"]]
+    yield Finding("what clipping changes", severity, evidence, advice)

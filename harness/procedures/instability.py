@@ -20,10 +20,11 @@ from typing import Any
 import numpy as np
 
 from harness.analysis.findings import Finding, number
-from harness.analysis.instability import UNSTABLE_SHARE, Instability
+from harness.analysis.instability import LASTING_RISE, UNSTABLE_SHARE, Instability
 from harness.analysis.intervals import clopper_pearson
 from harness.analysis.stability_threshold import RULES, stability_threshold
-from harness.procedures.procedure import Decision, Procedure, check_seeds, label, of, runs
+from harness.procedures.labels import STUCK, label, median_loss
+from harness.procedures.procedure import Decision, Procedure, check_seeds, of, runs
 from harness.procedures.sweep import SEEDS, STUDY, Rate, best, lowest_unstable, read_sweep, share, sweep, sweep_rates
 from harness.records import TrialRecord
 from harness.studies.rounds import Rounds
@@ -40,16 +41,20 @@ OUTLIER = 10.0
 """A gradient norm of so many times the typical one is an outlier: normal noise in the logarithm, of a factor of 1.65
 either way, comes so far in 1 of 500,000 steps."""
 
-AFTER_ONSET = 1
-"""Steps after the last calm one whose norm may still be a cause; later ones are what the risen loss brings along."""
-
 JUST_BEFORE = 10
-"""Steps before a rise in mid-training among which its cause is looked for."""
+"""Last steps before a rise in mid-training, its first one included, among which its cause is looked for."""
 
 CURVATURE_STEPS = (0, 3, 10, 30, 100, 300)
 """Steps of the probe after which the curvature is measured, and its end: the first matter most."""
 
 CURVATURE_EXAMPLES = 64
+
+_WHAT_HAPPENS = {
+    "initialisation": "becomes unstable at initialisation",
+    "early": "becomes unstable early",
+    "mid-training": "becomes unstable in mid-training",
+    STUCK: "gets stuck without a rise of its loss",
+}
 
 _MENDS = {
     "warmup": "warm the rate up: playbook warmup",
@@ -107,21 +112,26 @@ class Outlier:
     step: int
 
 
-def largest_norm(norms: np.ndarray, typical: float, found: Instability) -> Outlier:
-    """Finds the largest norm that may have caused an instability.
+def largest_norm(norms: np.ndarray, loss: np.ndarray, typical: float, found: Instability) -> Outlier:
+    """Finds the largest norm that may have caused an instability: up to the first step of the rise, itself included.
 
-    In mid-training it is that of the last steps before the rise, over the median of the run's own norms before them:
-    the large norms of the start were survived. Otherwise it is that of all steps before the rise, or of all steps where
-    there is none, over what is typical.
+    In mid-training it is that of the last steps, over the median of the run's own norms before them: the large norms of
+    the start were survived. Otherwise it is that of all steps up to the rise, or of all steps where there is none, over
+    what is typical.
 
     Args:
       norms: of a run, (steps,).
+      loss: of the same run, (steps,) nats.
       typical: median norm at the best rate.
       found: what the run's loss shows.
     """
     norms = np.asarray(norms, np.float64)
     norms = np.where(np.isfinite(norms), norms, np.inf)
-    end = len(norms) if found.step is None else found.step + AFTER_ONSET
+    end = len(norms)
+    if found.step is not None:
+        calm = found.step - 1
+        risen = np.flatnonzero(~(loss[calm:] < loss[calm] + LASTING_RISE))
+        end = calm + int(risen[0]) + 1 if len(risen) else end
     start = max(0, end - JUST_BEFORE) if found.type == "mid-training" else 0
     typical = float(np.median(norms[:start])) if start else typical
     largest = start + int(np.argmax(norms[start:end]))
@@ -132,7 +142,7 @@ def mends(kind: str, outliers: bool) -> list[str]:
     """What may mend an instability, first what the playbook finds best.
 
     Args:
-      kind: `initialisation`, `early` or `mid-training`.
+      kind: `initialisation`, `early`, `mid-training` or `stuck`.
       outliers: whether gradient norms stand out.
 
     Returns:
@@ -164,23 +174,18 @@ def decide(
     """
     top = best(swept)
     above = lowest_unstable(swept, above=top.rate)
-    labels = [label(record, training_steps) for record in probe]
+    at_best = [record for record in sweep_records if record.hyperparameters["learning_rate"] == top.rate]
+    reference = median_loss(at_best)
+    labels = [label(record, training_steps, reference) for record in probe]
     unstable = [one for one in labels if one.type != "stable"]
     in_probe = len(unstable) > UNSTABLE_SHARE * len(probe)
     kind = _most([one.type for one in unstable]) if in_probe else _most_of(above)
-    typical = float(
-        np.nanmedian(
-            np.concatenate(
-                [r.curves["gradient_norm"] for r in sweep_records if r.hyperparameters["learning_rate"] == top.rate]
-            )
-        )
-    )
-    judged = (
-        _judged(sweep_records, above, training_steps)
-        if not in_probe and above
-        else list(zip(probe, labels, strict=True))
-    )
-    largest = [largest_norm(r.curves["gradient_norm"], typical, one) for r, one in judged]
+    typical = float(np.nanmedian(np.concatenate([record.curves["gradient_norm"] for record in at_best])))
+    judged = list(zip(probe, labels, strict=True))
+    if not in_probe and above is not None:
+        records = [r for r in sweep_records if r.hyperparameters["learning_rate"] == above.rate]
+        judged = [(record, label(record, training_steps, reference)) for record in records]
+    largest = [largest_norm(r.curves["gradient_norm"], r.curves["train_loss"], typical, one) for r, one in judged]
     outlying = sum(one.ratio > OUTLIER for one in largest)
     outliers = outlying > UNSTABLE_SHARE * len(largest)
     limited = in_probe or (above is not None and above.rate <= NEAR * (1 + 1e-9) * top.rate)
@@ -225,10 +230,6 @@ def _most(kinds: Sequence[str]) -> str | None:
 
 def _most_of(rate: Rate | None) -> str | None:
     return max(rate.types, key=rate.types.get) if rate is not None else None
-
-
-def _judged(records: Sequence[TrialRecord], rate: Rate, training_steps: int) -> list[tuple[TrialRecord, Instability]]:
-    return [(r, label(r, training_steps)) for r in records if r.hyperparameters["learning_rate"] == rate.rate]
 
 
 def _curvature(probe: Sequence[TrialRecord]) -> dict[str, Any] | None:
@@ -289,12 +290,12 @@ def _of_probe(values: dict[str, Any], unstable: Sequence[Instability], in_probe:
         f"{len(unstable)} of {probe['runs']} runs are unstable (95% interval of the share {low:.2f} to {high:.2f})"
     )
     if unstable:
-        steps = [one.step for one in unstable]
+        steps = sorted(one.step for one in unstable if one.step is not None)
+        stuck = sum(one.type == STUCK for one in unstable)
         recovered = sum(bool(one.recovered) for one in unstable)
-        evidence += (
-            f", from step {min(steps)}" + (f" to {max(steps)}" if max(steps) > min(steps) else "") + " on; "
-            f"{recovered} of them recover"
-        )
+        if steps:
+            evidence += f", from step {steps[0]}" + (f" to {steps[-1]}" if steps[-1] > steps[0] else "") + " on"
+        evidence += f"; {recovered} of them recover" + (f", {stuck} are stuck without a rise" if stuck else "")
     if in_probe:
         return Finding("twice the best rate", "serious", evidence, "mending it should train better at a higher rate")
     return Finding("twice the best rate", "note" if unstable else "good", evidence, "")
@@ -305,10 +306,7 @@ def _of_type(values: dict[str, Any], kind: str | None, in_probe: bool, above: Ra
         yield Finding("type", "good", "no instability was found", "")
         return
     where = "twice the best rate" if in_probe else f"{above.rate:g}"
-    when = {"initialisation": "at initialisation", "early": "early in training", "mid-training": "in mid-training"}[
-        kind
-    ]
-    evidence = f"at {where} training becomes unstable {when}"
+    evidence = f"at {where} training {_WHAT_HAPPENS[kind]}"
     if not values["limited"]:
         yield Finding(
             "type", "note", f"{evidence}; every workload is unstable at some rate, and this one is far off", ""
@@ -323,9 +321,9 @@ def _of_norms(values: dict[str, Any], kind: str | None, outliers: bool) -> Itera
     most = max(norms["largest"], key=lambda one: one["ratio"])
     before = " before the loss rises" if kind else ""
     evidence = (
-        f"{norms['outlying']} of {norms['runs']} runs have a gradient norm over {OUTLIER:g} times the typical one{before} "
-        f"(the median at the best rate is {number(norms['typical'])}); the largest is {most['ratio']:.3g} times it, at "
-        f"step {most['step']}"
+        f"{norms['outlying']} of {norms['runs']} runs have a gradient norm over {OUTLIER:g} times the typical "
+        f"one{before} (the median at the best rate is {number(norms['typical'])}); the largest is "
+        f"{most['ratio']:.3g} times it, at step {most['step']}"
     )
     if outliers:
         yield Finding(
@@ -340,16 +338,12 @@ def _of_curvature(curvature: dict[str, Any] | None) -> Iterator[Finding]:
     if curvature is None:
         return
     pairs = list(zip(curvature["steps"], curvature["values"], curvature["threshold"], strict=True))
-    told = ", ".join(
-        f"{number(value)} at step {step} (threshold {number(limit) if np.isfinite(limit) else 'none at rate 0'})"
-        for step, value, limit in pairs
-        if np.isfinite(value)
-    )
+    told = ", ".join(f"{number(value)} at step {step}" for step, value, _ in pairs if np.isfinite(value))
     over = sum(value > limit for _, value, limit in pairs)
     yield Finding(
         "curvature",
         "note",
         f"{curvature['measure']}, median of {curvature['runs']} runs: {told or 'no measurement converged'}; over the "
-        f"optimizer's stability threshold at {over} of {len(pairs)} steps",
+        f"optimizer's stability threshold, {number(pairs[-1][2])} at the peak rate, at {over} of {len(pairs)} steps",
         "it explains and does not judge: networks train past the threshold and fail below it",
     )

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from harness.analysis.findings import SEVERITIES, Finding
-from harness.analysis.instability import EARLY_SHARE, Instability, classify
+from harness.analysis.comparison import compare
+from harness.analysis.findings import SEVERITIES, Finding, number
 from harness.records import InputError, TrialRecord
 from harness.studies.rounds import Rounds
 from harness.studies.study import PlannedTrial
@@ -80,7 +80,8 @@ def runs(
       **fields: of the trial that differ.
     """
     changed = dataclasses.replace(trial, hyperparameters={**trial.hyperparameters, **(hyperparameters or {})}, **fields)
-    spread = np.linspace(0, changed.total_steps, len(trial.evaluation_steps)).round().astype(int)
+    # From the end, which is evaluated even if nothing else is.
+    spread = np.linspace(changed.total_steps, 0, len(trial.evaluation_steps)).round().astype(int)
     changed = dataclasses.replace(changed, evaluation_steps=tuple(sorted(set(spread.tolist()))))
     return [
         PlannedTrial(study, trial.workload.name, number, dataclasses.replace(changed, seeds=derive_seeds(seed, number)))
@@ -109,18 +110,50 @@ def check_seeds(seeds: int) -> None:
         raise InputError(f"--seeds {seeds}: expected at least 2, since one run says nothing of the next")
 
 
-def label(record: TrialRecord, training_steps: int) -> Instability:
-    """Classifies a run's training loss; what is early is so by the length of the whole training.
-
-    Args:
-      record: of a run, which may be shorter than training.
-      training_steps: of the whole training.
-    """
-    loss = np.asarray(record.curves["train_loss"], np.float64)
-    early = EARLY_SHARE * max(training_steps, len(loss)) / len(loss)
-    return classify(loss, record.curves["gradient_norm"], early_share=early)
-
-
 def objective_values(records: Sequence[TrialRecord], objective: str) -> np.ndarray:
     """The best evaluation of each run, selected in retrospect by the objective, (n,); NaN where it is infeasible."""
     return np.array([r.results[f"best_{objective}"] if r.status == "complete" else np.nan for r in records], np.float64)
+
+
+def comparison(candidate: np.ndarray, baseline: np.ndarray, objective: str) -> dict[str, Any]:
+    """Compares paired runs by the two-threshold rule of `harness.analysis.comparison`; an infeasible run is the worst.
+
+    Args:
+      candidate: objective of each run, (n,), lower is better; NaN where it is infeasible.
+      baseline: the same of the same seeds.
+      objective: `error` or `loss`, of evaluations.
+
+    Returns:
+      `objective`; of `candidate` and `baseline` the `mean` of the feasible runs (None without any) and the number of
+      `infeasible` ones; `pairs`; `probability_better`, its `interval` and `improvement` of the candidate; `verdict`:
+      `better`, `worse` or `undecided`.
+    """
+    better, worse = compare(candidate, baseline, "min", paired=True), compare(baseline, candidate, "min", paired=True)
+    arms = {"candidate": candidate[np.isfinite(candidate)], "baseline": baseline[np.isfinite(baseline)]}
+    return {
+        "objective": f"best_{objective}",
+        **{
+            name: {"mean": float(one.mean()) if len(one) else None, "infeasible": len(candidate) - len(one)}
+            for name, one in arms.items()
+        },
+        "pairs": len(candidate),
+        "probability_better": better.probability,
+        "interval": list(better.interval),
+        "improvement": better.improvement,
+        "verdict": "better" if better.adopt else "worse" if worse.adopt else "undecided",
+    }
+
+
+def arm_mean(arm: Mapping[str, Any]) -> str:
+    """The mean of an arm of a `comparison` as text, with its infeasible runs."""
+    infeasible = f" ({arm['infeasible']} runs infeasible)" if arm["infeasible"] else ""
+    return ("none feasible" if arm["mean"] is None else number(arm["mean"])) + infeasible
+
+
+def how_often_better(found: Mapping[str, Any]) -> str:
+    """The chance that the candidate of a `comparison` is better, as text."""
+    low, high = found["interval"]
+    return (
+        f"better in {found['probability_better']:.0%} of {found['pairs']} pairs (95% interval {low:.2f} to {high:.2f}, "
+        "ties half)"
+    )

@@ -10,7 +10,8 @@ import numpy as np
 
 from harness.analysis.instability import UNSTABLE_SHARE
 from harness.analysis.intervals import clopper_pearson
-from harness.procedures.procedure import label, objective_values, runs
+from harness.procedures.labels import label, median_loss
+from harness.procedures.procedure import objective_values, runs
 from harness.records import InputError, TrialRecord
 from harness.studies.study import PlannedTrial
 from harness.training.trial import Trial
@@ -31,10 +32,10 @@ class Rate(NamedTuple):
     Attributes:
       rate: learning rate at the peak.
       seeds: runs.
-      unstable: of them, those whose training loss is unstable.
+      unstable: of them, those whose training loss is unstable, or which are stuck at a rate above the best one.
       infeasible: of them, those whose loss was no longer finite.
       interval: exact 95% limits of the unstable share.
-      types: type of instability to its number of runs.
+      types: type of instability, or `harness.procedures.labels.STUCK`, to its number of runs.
       objective: mean of the best evaluations; NaN where a run is infeasible.
     """
 
@@ -98,6 +99,10 @@ def read_sweep(records: Sequence[TrialRecord], objective: str) -> list[Rate]:
     for record in records:
         groups.setdefault(record.hyperparameters["learning_rate"], []).append(record)
     rates = [_rate(rate, members, objective) for rate, members in sorted(groups.items())]
+    top = best(rates).rate
+    # Rates below the best one are slow, and none the worse for it.
+    reference = median_loss(groups[top])
+    rates = [_rate(one.rate, groups[one.rate], objective, reference) if one.rate > top else one for one in rates]
     if all(rate.is_unstable for rate in rates):
         low, high = rates[0].rate, rates[-1].rate
         raise InputError(
@@ -107,8 +112,10 @@ def read_sweep(records: Sequence[TrialRecord], objective: str) -> list[Rate]:
     return rates
 
 
-def _rate(rate: float, records: Sequence[TrialRecord], objective: str) -> Rate:
-    kinds = Counter(label(record, record.hyperparameters["steps"]).type for record in records)
+def _rate(rate: float, records: Sequence[TrialRecord], objective: str, reference: np.ndarray | None = None) -> Rate:
+    settings = records[0].hyperparameters
+    steps = int(settings["steps"] + settings["warmup_steps"])
+    kinds = Counter(label(record, steps, reference).type for record in records)
     unstable = len(records) - kinds.pop("stable", 0)
     return Rate(
         rate=rate,

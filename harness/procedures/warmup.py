@@ -18,22 +18,25 @@ from typing import Any
 
 import numpy as np
 
-from harness.analysis.comparison import Comparison, compare
-from harness.analysis.findings import Finding, number
+from harness.analysis.findings import Finding
 from harness.analysis.instability import UNSTABLE_SHARE
+from harness.analysis.intervals import clopper_pearson
+from harness.procedures.labels import STUCK, count_failed, label, median_loss, progress
 from harness.procedures.procedure import (
     FRESH,
     PAIRS,
     Decision,
     Procedure,
+    arm_mean,
     check_free,
     check_seeds,
-    label,
+    comparison,
+    how_often_better,
     objective_values,
     of,
     runs,
 )
-from harness.procedures.sweep import SEEDS, STUDY, Rate, best, lowest_unstable, read_sweep, share, sweep, sweep_rates
+from harness.procedures.sweep import SEEDS, Rate, best, lowest_unstable, read_sweep, share, sweep, sweep_rates
 from harness.records import InputError, TrialRecord
 from harness.studies.rounds import Rounds
 from harness.studies.study import PlannedTrial
@@ -54,10 +57,6 @@ AT_PEAK = 2
 FLOOR_SHARE, FLOOR_STEPS = 0.1, 100
 """Steps at the peak are at least this share of `max_train_steps`, and at least so many: failures of a short warmup show
 within hundreds of steps (figure 6: after 500 of 200,000), which twice a warmup of one step would not reach."""
-
-LEAST_PROGRESS = 0.5
-"""Share of the fall of the loss that the best stable rate has made after as many steps, which a run that survives makes
-at least: one that collapses to chance makes almost none, one that is merely delayed by its warmup most of it."""
 
 
 def warmup(rates: str | None = None, factor: float = FACTOR, seeds: int = SEEDS) -> Procedure:
@@ -86,12 +85,13 @@ def warmup(rates: str | None = None, factor: float = FACTOR, seeds: int = SEEDS)
             return decide(trial.steps, swept, None, [], [], [], objective)
         peak = factor * unstable.rate
         records = yield [place for steps in tried for place in _at_peak(trial, seed, peak, steps, seeds)]
-        reference = _reference(records, swept)
+        steady = best_stable(swept).rate
+        reference = median_loss([r for r in records if r.hyperparameters["learning_rate"] == steady])
         lived = [survival(group, reference, trial.steps) for group in _by_length(of(records, "warmups"))]
         shortest = next((one for one in lived if one.survives), None)
         if shortest is not None:
             prepended = {"learning_rate": peak, "warmup_steps": shortest.warmup_steps}
-            baseline = {"learning_rate": best_stable(swept).rate}
+            baseline = {"learning_rate": steady}
             fresh = range(FRESH, FRESH + PAIRS)
             records = yield [
                 *runs("baseline", trial, seed, fresh, baseline),
@@ -148,14 +148,6 @@ def best_stable(swept: Sequence[Rate]) -> Rate:
     return best([rate for rate in swept if not rate.is_unstable])
 
 
-def _reference(records: Sequence[TrialRecord], swept: Sequence[Rate]) -> np.ndarray:
-    """Training loss at the best stable rate, the median of its runs at each step, (steps,) nats."""
-    rate = best_stable(swept).rate
-    curves = [r.curves["train_loss"] for r in of(records, STUDY) if r.hyperparameters["learning_rate"] == rate]
-    longest = max(map(len, curves))
-    return np.median([curve for curve in curves if len(curve) == longest], axis=0)
-
-
 @dataclasses.dataclass(frozen=True)
 class Survival:
     """How the runs of one warmup length went.
@@ -165,7 +157,7 @@ class Survival:
       post_warmup_steps: steps at the peak after it.
       runs: how many.
       unstable: of them, those whose training loss is unstable.
-      stuck: of the others, those that make too little progress, see `LEAST_PROGRESS`.
+      stuck: of the others, those that are stuck, see `harness.procedures.labels`.
       progress: median of the runs' shares of the reference's fall; NaN where the reference does not fall.
     """
 
@@ -194,35 +186,18 @@ def survival(records: Sequence[TrialRecord], reference: np.ndarray, max_train_st
       reference: training loss of a run that trains, (steps,) nats.
       max_train_steps: of the whole training, without warmup.
     """
-    stable = [label(record, max_train_steps).type == "stable" for record in records]
+    types = [label(record, max_train_steps, reference).type for record in records]
+    stuck = types.count(STUCK)
     shares = [progress(record.curves["train_loss"], reference) for record in records]
-    stuck = sum(one and share < LEAST_PROGRESS for one, share in zip(stable, shares, strict=True))
     settings = records[0].hyperparameters
     return Survival(
         int(settings["warmup_steps"]),
         int(settings["steps"]),
         len(records),
-        stable.count(False),
+        len(records) - types.count("stable") - stuck,
         stuck,
         float(np.median(shares)),
     )
-
-
-def progress(loss: np.ndarray, reference: np.ndarray) -> float:
-    """The fall of a loss as a share of the reference's fall after as many steps, by medians of the last tenth.
-
-    Args:
-      loss: training loss, (n,) nats.
-      reference: training loss, (m,) nats.
-
-    Returns:
-      1 for the same fall, 0 for none; NaN where the reference does not fall, or a value is not finite.
-    """
-    steps = min(len(loss), len(reference))
-    tenth = max(1, steps // 10)
-    fall = reference[0] - np.median(reference[steps - tenth : steps])
-    own = loss[0] - np.median(loss[-max(1, len(loss) // 10) :])
-    return float(own / fall) if fall > 0 and np.isfinite(own) else float("nan")
 
 
 def decide(
@@ -256,26 +231,23 @@ def decide(
         "total_steps": shortest and max_train_steps + shortest.warmup_steps,
         "sweep": [rate.describe() for rate in swept],
         "warmups": [one.describe() for one in lived],
+        "failed_afresh": None,
         "comparison": None,
         "adopt": None,
     }
     found = list(_of_sweep(swept, unstable))
     if unstable is not None:
         found += _of_lengths(lived, shortest, peak, max_train_steps)
-    if shortest is not None:
-        pair = objective_values(prepended, objective), objective_values(baseline, objective)
-        better, worse = compare(*pair, "min", paired=True), compare(*pair[::-1], "min", paired=True)
-        values["comparison"] = {
-            "objective": f"best_{objective}",
-            "baseline": float(np.mean(pair[1])),
-            "prepended": float(np.mean(pair[0])),
-            "probability_better": better.probability,
-            "interval": list(better.interval),
-            "improvement": better.improvement,
-        }
-        values["adopt"] = better.adopt
-        found.append(_of_comparison(values, better, worse))
-    return Decision.of(shortest is not None, values, found)
+    if shortest is None:
+        return Decision.of(False, values, found)
+    failed = count_failed(prepended, max_train_steps, median_loss(baseline))
+    compared = comparison(objective_values(prepended, objective), objective_values(baseline, objective), objective)
+    values |= {"failed_afresh": failed, "comparison": compared, "adopt": compared["verdict"] == "better"}
+    return Decision.of(
+        failed <= UNSTABLE_SHARE * len(prepended),
+        values,
+        [*found, _of_fresh(failed, len(prepended)), _of_comparison(values)],
+    )
 
 
 def _of_sweep(swept: Sequence[Rate], unstable: Rate | None) -> Iterator[Finding]:
@@ -292,8 +264,8 @@ def _of_sweep(swept: Sequence[Rate], unstable: Rate | None) -> Iterator[Finding]
     yield Finding(
         "unstable rate",
         "note",
-        f"unstable_base_learning_rate {unstable.rate:g}: {share(unstable)} are unstable without warmup; the best "
-        f"stable rate is {best_stable(swept).rate:g}",
+        f"unstable_base_learning_rate {unstable.rate:g}: {share(unstable)} fail without warmup; "
+        f"the best stable rate is {best_stable(swept).rate:g}",
         "",
     )
     above = [rate for rate in swept if rate.rate > unstable.rate and not rate.is_unstable]
@@ -353,18 +325,27 @@ def _of_lengths(
         )
 
 
-def _of_comparison(values: dict[str, Any], better: Comparison, worse: Comparison) -> Finding:
-    measured = values["comparison"]
-    low, high = better.interval
-    peak, stable = values["base_learning_rate"], values["best_stable_rate"]
+def _of_fresh(failed: int, n: int) -> Finding:
+    low, high = clopper_pearson(failed, n)
     evidence = (
-        f"{measured['objective']} {number(measured['prepended'])} at rate {peak:g} with warmup, "
-        f"{number(measured['baseline'])} at the best stable rate {stable:g} without; with warmup it is better in {better.probability:.0%} of {better.runs[0]} pairs of fresh seeds (95% interval {low:.2f} to "
-        f"{high:.2f}, ties half)"
+        f"of {n} whole trainings with it on fresh seeds {failed} fail (95% interval of the share {low:.2f} to "
+        f"{high:.2f})"
     )
-    if better.adopt:
-        return Finding("against the baseline", "good", evidence, "adopt the warmup")
-    if worse.adopt:
-        advice = "the rate is usable, but not better: tune it again with this warmup (playbook tune)"
-        return Finding("against the baseline", "warning", evidence, advice)
-    return Finding("against the baseline", "note", evidence, "no difference is shown: tune the rate with this warmup")
+    if failed > UNSTABLE_SHARE * n:
+        return Finding("afresh", "serious", evidence, "that it survived was luck: take a longer one, or more --seeds")
+    return Finding("afresh", "warning" if failed else "good", evidence, "take the next longer one" if failed else "")
+
+
+def _of_comparison(values: dict[str, Any]) -> Finding:
+    compared = values["comparison"]
+    evidence = (
+        f"{compared['objective']} {arm_mean(compared['candidate'])} at rate {values['base_learning_rate']:g} with "
+        f"warmup, {arm_mean(compared['baseline'])} at the best stable rate {values['best_stable_rate']:g} without; "
+        f"with warmup it is {how_often_better(compared)}"
+    )
+    severity, advice = {
+        "better": ("good", "adopt the warmup"),
+        "worse": ("warning", "not better at this rate: tune it again with this warmup (playbook tune)"),
+        "undecided": ("note", "no difference is shown: tune the rate with this warmup (playbook tune)"),
+    }[compared["verdict"]]
+    return Finding("against the baseline", severity, evidence, advice)

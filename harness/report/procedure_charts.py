@@ -15,7 +15,7 @@ from harness.report.chart import Chart, Line, Point, across, label, on, padded, 
 from harness.report.diagnosis import Section
 
 CURVE_POINTS = 400
-"""Points of a curve that are drawn; of a longer one the largest of each stretch, so that no spike is lost."""
+"""Stretches of an axis of which the highest point of a curve is drawn, so that no spike is lost."""
 
 DRAWN = 4
 """Runs of a setting that are drawn; more only hide each other."""
@@ -191,8 +191,8 @@ def _lines(
     chart.x_ticks, chart.y_ticks = ticks(x_axis, across), ticks(y_axis, up)
     for one, keep in zip(series, usable, strict=True):
         if keep.any():
-            x, y = _thinned(one.x[keep], one.y[keep])
-            chart.lines.append(Line(path(across(on(x_axis, x)), up(on(y_axis, y))), one.kind, one.name))
+            at, y = _thinned(on(x_axis, one.x[keep]), one.y[keep])
+            chart.lines.append(Line(path(across(at), up(on(y_axis, y))), one.kind, one.name))
     return chart
 
 
@@ -203,12 +203,12 @@ def _axis(values: np.ndarray, log: bool) -> Axis:
     return Axis(low, high, "log") if high > 1.2 * low else Axis(low / 1.5, high * 1.5, "log")
 
 
-def _thinned(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    if len(y) <= CURVE_POINTS:
-        return x, y
-    parts = np.array_split(np.arange(len(y)), CURVE_POINTS)
+def _thinned(at: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of points at ascending positions in [0, 1], the highest of each stretch of the axis."""
+    starts = np.flatnonzero(np.diff((at * CURVE_POINTS).astype(int), prepend=-1))
+    parts = np.split(np.arange(len(y)), starts[1:])
     kept = np.array([part[np.argmax(y[part])] for part in parts])
-    return x[kept], y[kept]
+    return at[kept], y[kept]
 
 
 def _histogram(norms: np.ndarray, limit: float) -> Chart:
