@@ -34,12 +34,25 @@ def lived(fails, lengths=(10, 100, 300, 1000), seeds=5):
     ]
 
 
-def decision(fails, errors=(0.2, 0.1), unstable_from=0.3):
-    arms = [
-        [record(study, s, falling(50), error=error + 0.001 * s) for s in range(PAIRS)]
-        for study, error in zip(("baseline", "prepended"), errors, strict=True)
+def whole(study, error, failing=0, **hyperparameters):
+    """Whole trainings on fresh seeds."""
+    return [
+        record(study, s, exploding(60, 40) if s < failing else falling(60), error=error + 0.001 * s, **hyperparameters)
+        for s in range(PAIRS)
     ]
-    return decide(STEPS, read_sweep(swept(unstable_from), "error"), 3.0, lived(fails), *arms, "error")
+
+
+def decision(fails, errors=(0.2, 0.1), unstable_from=0.3, afresh=(0, 0, 0, 0)):
+    """Of warmups with so many failing runs, and so many failures afresh."""
+    survivors = lived(fails)
+    prepended = []
+    for one, failing in zip(survivors, afresh, strict=True):
+        if one.survives:
+            prepended += whole("prepended", errors[1], failing, warmup_steps=one.warmup_steps)
+            if failing <= PAIRS / 2:
+                break
+    baseline = whole("baseline", errors[0])
+    return decide(STEPS, read_sweep(swept(unstable_from), "error"), 3.0, survivors, baseline, prepended, "error")
 
 
 def severities(found):
@@ -69,14 +82,16 @@ def test_the_shortest_that_survives_is_prepended():
     assert values["best_stable_rate"] == 0.1
     assert (values["warmup_steps"], values["total_steps"]) == (300, 10_300)
     assert "10,000 + 300 = 10,300 steps" in next(f.evidence for f in found.findings if f.check == "warmup")
-    assert not severities(found).keys() & {"long warmup", "longer warmups", "survivors", "edge of stability"}
+    assert not severities(found).keys() & {"long warmup", "longer warmups", "edge of stability"}
+    assert severities(found)["afresh"] == "good"
     assert values["adopt"]
     assert severities(found)["against the baseline"] == "good"
 
 
 def test_what_is_warned_of():
     assert severities(decision([5, 5, 5, 0]))["long warmup"] == "warning"
-    assert severities(decision([5, 5, 2, 0]))["survivors"] == "warning"
+    assert severities(decision([5, 5, 2, 0]))["afresh"] == "warning"
+    assert severities(decision([5, 5, 0, 0], afresh=[0, 0, 1, 0]))["afresh"] == "warning"
     assert severities(decision([5, 0, 5, 0]))["longer warmups"] == "warning"
     assert severities(decision([0, 0, 0, 0], errors=(0.1, 0.2)))["against the baseline"] == "warning"
     assert severities(decision([0, 0, 0, 0], errors=(0.1, 0.1)))["against the baseline"] == "note"
@@ -89,6 +104,16 @@ def test_none_survives():
     assert found.findings[0].severity == "serious"
     assert "no warmup of up to 10% of 10,000 steps makes the rate 3 usable" in found.findings[0].evidence
     assert "smaller --factor" in found.findings[0].advice
+
+
+def test_what_survived_by_luck_is_passed_over():
+    found = decision([5, 0, 0, 0], afresh=[0, 8, 5, 4])
+    assert found.values["warmup_steps"] == 1000
+    assert [one["failed_afresh"] for one in found.values["warmups"]] == [None, 8, 5, 4]
+    assert "100 (0 of 5 fail; afresh 8 of 8)" in next(f.evidence for f in found.findings if f.check == "warmup")
+    none = decision([5, 0, 0, 0], afresh=[0, 8, 8, 8])
+    assert not none.decided
+    assert none.values["warmup_steps"] is none.values["comparison"] is None
 
 
 def test_no_rate_is_unstable():
@@ -139,6 +164,12 @@ def test_rounds_are_planned_from_the_records():
     assert (baseline.hyperparameters["learning_rate"], baseline.total_steps) == (0.1, 100)
     assert (prepended.hyperparameters["learning_rate"], prepended.total_steps) == (3.0, 103)
     assert prepended.evaluation_steps[-1] == 103
+    records += whole("baseline", 0.1, steps=100) + whole("prepended", 0.1, 8, warmup_steps=3, steps=100)
+    fourth = rounds.send(records)
+    assert [p.trial.hyperparameters["warmup_steps"] for p in fourth] == [10] * PAIRS
+    with pytest.raises(StopIteration) as end:
+        rounds.send(records + whole("prepended", 0.1, warmup_steps=10, steps=100))
+    assert end.value.value.values["warmup_steps"] == 10
 
 
 @pytest.mark.parametrize("factor", [-1, 0, 1, np.nan, np.inf])

@@ -5,8 +5,9 @@ times it as the peak; try warmups over orders of magnitude, of at most 10% of `m
 as many steps at the peak; prepend the shortest that does not blow up to the schedule (10,000 + 1,000 = 11,000 steps)
 and compare with the baseline by the best checkpoint; where it takes more than 5%, consider to raise `max_train_steps`.
 
-Ours: two steps after a warmup of one show nothing, so the steps at the peak have a floor; and a run that collapses to
-chance without a spike has not survived, so that it must also make progress.
+Ours: two steps after a warmup of one show nothing, so the steps at the peak have a floor; a run that collapses to
+chance without a spike has not survived, so that it must also make progress; and what survived is judged afresh, on
+other seeds and through the whole training: where most of it fails, the next longer one is tried.
 """
 
 from __future__ import annotations
@@ -88,15 +89,15 @@ def warmup(rates: str | None = None, factor: float = FACTOR, seeds: int = SEEDS)
         steady = best_stable(swept).rate
         reference = median_loss([r for r in records if r.hyperparameters["learning_rate"] == steady])
         lived = [survival(group, reference, trial.steps) for group in _by_length(of(records, "warmups"))]
-        shortest = next((one for one in lived if one.survives), None)
-        if shortest is not None:
-            prepended = {"learning_rate": peak, "warmup_steps": shortest.warmup_steps}
-            baseline = {"learning_rate": steady}
-            fresh = range(FRESH, FRESH + PAIRS)
-            records = yield [
-                *runs("baseline", trial, seed, fresh, baseline),
-                *runs("prepended", trial, seed, fresh, prepended),
-            ]
+        fresh = range(FRESH, FRESH + PAIRS)
+        planned = runs("baseline", trial, seed, fresh, {"learning_rate": steady})
+        for one in lived:
+            if one.survives:
+                settings = {"learning_rate": peak, "warmup_steps": one.warmup_steps}
+                records = yield planned + runs("prepended", trial, seed, fresh, settings)
+                planned = []
+                if is_confirmed(afresh(of(records, "baseline"), of(records, "prepended"))[one.warmup_steps]):
+                    break
         return decide(trial.steps, swept, peak, lived, of(records, "baseline"), of(records, "prepended"), objective)
 
     return Procedure("warmup", {"rates": rates, "factor": factor, "seeds": seeds}, rounds)
@@ -169,9 +170,14 @@ class Survival:
     progress: float
 
     @property
+    def failed(self) -> int:
+        """Runs that are unstable or stuck."""
+        return self.unstable + self.stuck
+
+    @property
     def survives(self) -> bool:
-        """Whether at most `UNSTABLE_SHARE` of the runs are unstable or stuck."""
-        return self.unstable + self.stuck <= UNSTABLE_SHARE * self.runs
+        """Whether at most `UNSTABLE_SHARE` of the runs failed."""
+        return self.failed <= UNSTABLE_SHARE * self.runs
 
     def describe(self) -> dict[str, Any]:
         """The fields and `survives`."""
@@ -200,6 +206,27 @@ def survival(records: Sequence[TrialRecord], reference: np.ndarray, max_train_st
     )
 
 
+def afresh(baseline: Sequence[TrialRecord], prepended: Sequence[TrialRecord]) -> dict[int, int]:
+    """Counts the whole trainings that fail, for each length of the warmup, ascending.
+
+    Args:
+      baseline: runs of the best stable rate, whose progress is that of training.
+      prepended: runs with warmups, of one or several lengths.
+    """
+    reference = median_loss(baseline) if baseline else None
+    return {
+        int(group[0].hyperparameters["warmup_steps"]): count_failed(
+            group, int(group[0].hyperparameters["steps"]), reference
+        )
+        for group in _by_length(prepended)
+    }
+
+
+def is_confirmed(failed: int) -> bool:
+    """Whether so many failures of `PAIRS` whole trainings on fresh seeds let a warmup stand."""
+    return failed <= UNSTABLE_SHARE * PAIRS
+
+
 def decide(
     max_train_steps: int,
     swept: Sequence[Rate],
@@ -209,7 +236,7 @@ def decide(
     prepended: Sequence[TrialRecord],
     objective: str,
 ) -> Decision:
-    """Says which warmup to prepend.
+    """Says which warmup to prepend: the shortest that survives, and does so again in whole trainings on fresh seeds.
 
     Args:
       max_train_steps: without warmup.
@@ -217,37 +244,34 @@ def decide(
       peak: rate that warmups were tried for; None where no rate is unstable.
       lived: how each length went, ascending.
       baseline: runs of the best stable rate on fresh seeds; none where nothing survived.
-      prepended: runs of the whole training with the shortest warmup that survived, of the same seeds.
+      prepended: runs of the whole training with the warmups that survived, of the same seeds, up to the first that is
+        confirmed.
       objective: `error` or `loss`, of evaluations.
     """
     unstable = lowest_unstable(swept)
-    shortest = next((one for one in lived if one.survives), None)
+    failed = afresh(baseline, prepended)
+    chosen = next((one for one in lived if one.warmup_steps in failed and is_confirmed(failed[one.warmup_steps])), None)
     values = {
         "unstable_base_learning_rate": unstable and unstable.rate,
         "base_learning_rate": peak,
         "best_stable_rate": best_stable(swept).rate,
-        "warmup_steps": shortest and shortest.warmup_steps,
+        "warmup_steps": chosen and chosen.warmup_steps,
         "max_train_steps": max_train_steps,
-        "total_steps": shortest and max_train_steps + shortest.warmup_steps,
+        "total_steps": chosen and max_train_steps + chosen.warmup_steps,
         "sweep": [rate.describe() for rate in swept],
-        "warmups": [one.describe() for one in lived],
-        "failed_afresh": None,
+        "warmups": [{**one.describe(), "failed_afresh": failed.get(one.warmup_steps)} for one in lived],
         "comparison": None,
         "adopt": None,
     }
     found = list(_of_sweep(swept, unstable))
     if unstable is not None:
-        found += _of_lengths(lived, shortest, peak, max_train_steps)
-    if shortest is None:
-        return Decision.of(False, values, found)
-    failed = count_failed(prepended, max_train_steps, median_loss(baseline))
-    compared = comparison(objective_values(prepended, objective), objective_values(baseline, objective), objective)
-    values |= {"failed_afresh": failed, "comparison": compared, "adopt": compared["verdict"] == "better"}
-    return Decision.of(
-        failed <= UNSTABLE_SHARE * len(prepended),
-        values,
-        [*found, _of_fresh(failed, len(prepended)), _of_comparison(values)],
-    )
+        found += _of_lengths(lived, failed, chosen, peak, max_train_steps)
+    if chosen is not None:
+        candidate = [run for run in prepended if run.hyperparameters["warmup_steps"] == chosen.warmup_steps]
+        compared = comparison(objective_values(candidate, objective), objective_values(baseline, objective), objective)
+        values |= {"comparison": compared, "adopt": compared["verdict"] == "better"}
+        found.append(_of_comparison(values))
+    return Decision.of(chosen is not None, values, found)
 
 
 def _of_sweep(swept: Sequence[Rate], unstable: Rate | None) -> Iterator[Finding]:
@@ -279,35 +303,35 @@ def _of_sweep(swept: Sequence[Rate], unstable: Rate | None) -> Iterator[Finding]
 
 
 def _of_lengths(
-    lived: Sequence[Survival], shortest: Survival | None, peak: float, max_train_steps: int
+    lived: Sequence[Survival], failed: dict[int, int], chosen: Survival | None, peak: float, max_train_steps: int
 ) -> Iterator[Finding]:
-    tried = ", ".join(f"{one.warmup_steps} ({one.unstable + one.stuck} of {one.runs} fail)" for one in lived)
-    if shortest is None:
-        stuck = " (those that are not unstable make too little progress)" if any(one.stuck for one in lived) else ""
+    tried = ", ".join(_told(one, failed.get(one.warmup_steps)) for one in lived)
+    if chosen is None:
         yield Finding(
             "warmup",
             "serious",
-            f"no warmup of up to {LONGEST:.0%} of {max_train_steps:,} steps makes the rate {peak:g} usable{stuck}: "
-            f"{tried}",
+            f"no warmup of up to {LONGEST:.0%} of {max_train_steps:,} steps makes the rate {peak:g} usable: {tried}",
             "try a smaller --factor, more steps (--set steps=N), clipping (playbook clip), or another architecture or "
             "optimizer",
         )
         return
-    steps = shortest.warmup_steps
+    steps = chosen.warmup_steps
     yield Finding(
         "warmup",
         "good",
-        f"{steps} steps of warmup are the shortest at which the rate {peak:g} trains: {tried}; prepended to the "
+        f"{steps} steps of warmup are the shortest with which the rate {peak:g} trains: {tried}; prepended to the "
         f"schedule {max_train_steps:,} + {steps:,} = {max_train_steps + steps:,} steps",
-        f"--set learning_rate={peak:g} --set warmup_steps={steps}",
+        f"use --set learning_rate={peak:g} --set warmup_steps={steps}",
     )
-    if failed := shortest.unstable + shortest.stuck:
-        yield Finding(
-            "survivors",
-            "warning",
-            f"{failed} of {shortest.runs} runs fail even with {steps} steps of warmup",
-            "take the next longer one, or a smaller --factor",
-        )
+    low, high = clopper_pearson(failed[steps], PAIRS)
+    evidence = (
+        f"of {PAIRS} whole trainings with {steps} steps of warmup, on fresh seeds, {failed[steps]} fail (95% interval "
+        f"of the share {low:.2f} to {high:.2f})"
+    )
+    if failed[steps] or chosen.failed:
+        yield Finding("afresh", "warning", evidence, "to be safe take the next longer one, or a smaller --factor")
+    else:
+        yield Finding("afresh", "good", evidence, "")
     longer = [one.warmup_steps for one in lived if one.warmup_steps > steps and not one.survives]
     if longer:
         yield Finding(
@@ -325,15 +349,10 @@ def _of_lengths(
         )
 
 
-def _of_fresh(failed: int, n: int) -> Finding:
-    low, high = clopper_pearson(failed, n)
-    evidence = (
-        f"of {n} whole trainings with it on fresh seeds {failed} fail (95% interval of the share {low:.2f} to "
-        f"{high:.2f})"
-    )
-    if failed > UNSTABLE_SHARE * n:
-        return Finding("afresh", "serious", evidence, "that it survived was luck: take a longer one, or more --seeds")
-    return Finding("afresh", "warning" if failed else "good", evidence, "take the next longer one" if failed else "")
+def _told(one: Survival, failed: int | None) -> str:
+    stuck = f", {one.stuck} of them stuck" if one.stuck else ""
+    again = "" if failed is None else f"; afresh {failed} of {PAIRS}"
+    return f"{one.warmup_steps} ({one.failed} of {one.runs} fail{stuck}{again})"
 
 
 def _of_comparison(values: dict[str, Any]) -> Finding:

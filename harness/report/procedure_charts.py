@@ -22,6 +22,9 @@ DRAWN = 4
 
 BINS = 40
 
+MOST_RISE = 30
+"""Over the largest first loss, at which charts of losses are cut: one that diverges would flatten the rest."""
+
 
 class _Series(NamedTuple):
     """A line to be drawn; `kind` is its style, `name` stands in the legend."""
@@ -64,7 +67,7 @@ def clip_sections(decision: Mapping[str, Any], records: Sequence[TrialRecord]) -
         Section(
             "What clipping changes",
             "Runs of the same seeds, up to four of each drawn.",
-            [_lines("training loss", "step", "training loss, log", losses, log=True), by_part],
+            [_losses("training loss", losses), by_part],
         ),
     ]
 
@@ -82,14 +85,16 @@ def warmup_sections(decision: Mapping[str, Any], records: Sequence[TrialRecord])
             for record in [r for r in tried if r.hyperparameters["warmup_steps"] == steps][:DRAWN]
         ]
         name = f"warmups to rate {decision['base_learning_rate']:g}"
-        chart = _lines(name, "step", "training loss, log", series, log=True, log_x=True)
+        chart = _losses(name, series, log_x=True)
         sections.append(Section("Warmups", "Each followed by steps at the peak; up to four runs of each.", [chart]))
     prepended = of(records, "prepended")
     if prepended:
         names = f"rate {decision['best_stable_rate']:g}", f"rate {decision['base_learning_rate']:g} after warmup"
         series = [_run(r.curves["train_loss"], "curve0", names[0]) for r in of(records, "baseline")[:DRAWN]]
-        series += [_run(r.curves["train_loss"], "curve1", names[1]) for r in prepended[:DRAWN]]
-        chart = _lines("training loss", "step", "training loss, log", series, log=True)
+        last = max(run.hyperparameters["warmup_steps"] for run in prepended)
+        longest = [run for run in prepended if run.hyperparameters["warmup_steps"] == last]
+        series += [_run(r.curves["train_loss"], "curve1", names[1]) for r in longest[:DRAWN]]
+        chart = _losses("training loss", series)
         sections.append(
             Section(
                 "Against the baseline", "The whole training on fresh seeds, up to four runs of each drawn.", [chart]
@@ -109,7 +114,7 @@ def instability_sections(decision: Mapping[str, Any], records: Sequence[TrialRec
         ends = np.array([1, max(len(r.curves["gradient_norm"]) for r in probe)])
         norms.append(_Series("dashed", "typical at the best rate", ends, np.full(2, typical)))
     charts = [
-        _lines("training loss", "step, log", "training loss, log", losses, log=True, log_x=True),
+        _losses("training loss", losses, log_x=True),
         _lines("gradient norm", "step, log", "gradient norm, log", norms, log=True, log_x=True),
     ]
     sections = [
@@ -153,7 +158,7 @@ def _sweep_section(decision: Mapping[str, Any], records: Sequence[TrialRecord], 
         for i, rate in enumerate([best, *above])
         for record in [r for r in of(records, "sweep") if r.hyperparameters["learning_rate"] == rate][:2]
     ]
-    losses = _lines("training loss above the best rate", "step, log", "training loss, log", series, True, True)
+    losses = _losses("training loss above the best rate", series, log_x=True)
     return Section(
         "Rates",
         "Mean of the best evaluations of each rate; the best larger, unstable rates as crosses, infeasible ones at the "
@@ -194,6 +199,16 @@ def _lines(
             at, y = _thinned(on(x_axis, one.x[keep]), one.y[keep])
             chart.lines.append(Line(path(across(at), up(on(y_axis, y))), one.kind, one.name))
     return chart
+
+
+def _losses(title: str, series: Sequence[_Series], log_x: bool = False) -> Chart:
+    """Training losses on a logarithmic axis that ends at `MOST_RISE` times where they start."""
+    values = np.concatenate([one.y[np.isfinite(one.y) & (one.y > 0)] for one in series])
+    starts = [one.y[0] for one in series if len(one.y) and np.isfinite(one.y[0])]
+    if starts and max(starts) > 0:
+        values = np.minimum(values, MOST_RISE * max(starts))
+    axis = _axis(values, True) if len(values) else None
+    return _lines(title, "step, log" if log_x else "step", "training loss, log", series, True, log_x, axis)
 
 
 def _axis(values: np.ndarray, log: bool) -> Axis:
