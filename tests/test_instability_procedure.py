@@ -83,6 +83,7 @@ def test_a_stable_workload():
     assert not found.values["limited"]
     assert found.values["mends"] == []
     assert {f.severity for f in found.findings} <= {"good", "note"}
+    assert "rises by at most 0.0" in check(found, "twice the best rate").evidence
 
 
 def test_a_rate_that_is_far_off_limits_nothing():

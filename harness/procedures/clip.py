@@ -3,7 +3,7 @@
 The playbook (L1024-1046): log the unclipped gradient norm, plot it over the steps and as a histogram, choose the 90th
 percentile as the threshold, and if instability remains a lower one; where more than half of the updates are clipped,
 lower the learning rate instead. It leaves open whether an adaptive strategy is better. The one compared here is the
-same percentile of the norms seen so far (AutoClip, Seetharaman et al. 2020, arXiv 2007.14469, section 2).
+same percentile of the norms seen so far (AutoClip, Seetharaman et al. 2020, arXiv 2007.14469).
 
 The threshold is not chosen by an outcome, so the unclipped runs that gave it are also those that the clipped ones, of
 the same seeds, are compared with.

@@ -296,6 +296,10 @@ def _of_probe(values: dict[str, Any], unstable: Sequence[Instability], in_probe:
         if steps:
             evidence += f", from step {steps[0]}" + (f" to {steps[-1]}" if steps[-1] > steps[0] else "") + " on"
         evidence += f"; {recovered} of them recover" + (f", {stuck} are stuck without a rise" if stuck else "")
+    else:
+        evidence += (
+            f"; the loss rises by at most {max(one['rise'] for one in probe['labels']):.2g} nats over its minimum"
+        )
     if in_probe:
         return Finding("twice the best rate", "serious", evidence, "mending it should train better at a higher rate")
     return Finding("twice the best rate", "note" if unstable else "good", evidence, "")
