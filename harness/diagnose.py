@@ -140,7 +140,7 @@ def describe(reading: Reading) -> dict[str, Any]:
         ],
         "findings": [dataclasses.asdict(finding) for finding in findings(reading)],
     }
-    return _plain(result)
+    return json_ready(result)
 
 
 def _best_of(reading: Reading) -> dict[str, dict[str, float]]:
@@ -158,12 +158,12 @@ def _applies(value: object) -> bool:
     return value is not None and not (isinstance(value, float) and math.isnan(value))
 
 
-def _plain(value: Any) -> Any:
+def json_ready(value: Any) -> Any:
     """Plain Python data that JSON has."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(one) for key, one in value.items()}
+        return {str(key): json_ready(one) for key, one in value.items()}
     if isinstance(value, list | tuple | np.ndarray):
-        return [_plain(one) for one in value]
+        return [json_ready(one) for one in value]
     if isinstance(value, np.generic):
         value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value

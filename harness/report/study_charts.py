@@ -64,7 +64,7 @@ def isolation_plot(reading: Reading, isolation: Isolation) -> Chart:
         chart.x_ticks = ticks(axis, across)
         middles = on(axis, [piece.value for piece in found]).tolist()
     apart = np.diff(np.sort(across(np.array(middles))))
-    width = max(1.0, min(150 / len(isolation.slices), *(0.9 * apart).tolist()))
+    width = max(1.0, min([150 / len(isolation.slices), *(0.9 * apart).tolist()]))
     worst = y_axis.high if table.goal == "min" else y_axis.low
     for piece, middle in zip(found, middles, strict=True):
         x = float(across(middle))
