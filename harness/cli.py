@@ -212,7 +212,8 @@ def diagnose(
     counts = result["trials"]
     print(f"{counts['complete']} complete and {counts['infeasible']} infeasible trials, {counts['skipped']} skipped")
     if result["best"]:
-        print(f"best {result['objective']} {result['best']['objective']:.6g}, trial {result['best']['trial']}")
+        best = result["best"]
+        print(_printable(f"best {result['objective']} {best['objective']:.6g}, trial {best['trial']}"))
     _print_findings(result)
     print(f"\npage: {Path(result['folder']) / 'index.html'}")
 
@@ -309,9 +310,14 @@ def _split_setting(setting: str) -> tuple[str, str]:
 
 def _print_findings(reading: dict) -> None:
     for finding in reading["findings"]:
-        print(f"\n{finding['severity']}: {finding['check']}\n  {finding['evidence']}")
+        print(f"\n{finding['severity']}: {finding['check']}\n  {_printable(finding['evidence'])}")
         if finding["advice"]:
-            print(f"  {finding['advice']}")
+            print(f"  {_printable(finding['advice'])}")
+
+
+def _printable(text: str) -> str:
+    """Text without what steers a terminal, which names in a table may hold."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def _print_profile(found: Any, folder: Path, as_json: bool) -> None:

@@ -37,7 +37,7 @@ def diagnose(
       format: one of `harness.importers.importer.FORMATS`, guessed if None.
       objective: column or curve, guessed if None.
       goal: `min` or `max`, by the objective's name if None.
-      space: search space in TOML.
+      space: search space in TOML; its axes go by the hyperparameters that they set.
       replacement: whether the best of k is drawn with replacement.
       out: folder of the page; `results/diagnose/<table>` if None.
 
@@ -170,8 +170,20 @@ def _plain(value: Any) -> Any:
 
 
 def _axes(path: Path) -> dict[str, Axis]:
-    space = space_from_toml(path)
-    return {name: Axis(axis.low, axis.high, axis.scale) for name, axis in space.items() if axis.values is None}
+    """Range and scale of each hyperparameter; of several axes that set one, as under conditions, the widest."""
+    found: dict[str, Axis] = {}
+    for axis in space_from_toml(path).values():
+        if axis.values is not None:
+            continue
+        name, own = axis.hyperparameter, Axis(axis.low, axis.high, axis.scale)
+        other = found.setdefault(name, own)
+        if own.scale != other.scale:
+            raise InputError(
+                f"{str(path)!r}: hyperparameter {name!r} is searched on the scales {other.scale!r} and {own.scale!r}; "
+                "give it one range for the whole table"
+            )
+        found[name] = Axis(min(own.low, other.low), max(own.high, other.high), own.scale)
+    return found
 
 
 def _folder_name(path: str) -> str:
