@@ -50,7 +50,7 @@ _BY_SETTING = {
 
 _RULES_OUT = {
     "core": ["reproduce", "train"],
-    "bo": ["the Optuna arm of bench_peers"],
+    "bo": ["reproduce search-algorithms", "tune with sampler bayesian", "the Optuna arm of bench_peers"],
     "data": ["scale paper of every workload", "--set dataset=photo_patches_jpeg", "BLEU"],
     "prepare": ["preparing data sets for scale paper"],
     "ray": ["the executor ray"],
@@ -254,11 +254,13 @@ def _readers() -> dict[str, list[str]]:
                 add(size.workload, f"workload {name}", scale)
     with contextlib.suppress(ImportError):
         from harness.experiments.experiment import SCALES, experiments
+        from harness.records import InputError
         from workloads.workload import ConfigurationError
 
         for experiment in experiments().values():
             for scale in SCALES:
-                with contextlib.suppress(ConfigurationError):  # a scale that it does not have
+                # A scale that it does not have, or a package that it needs before anything is planned.
+                with contextlib.suppress(ConfigurationError, InputError):
                     for study in experiment.studies(scale, False, {}):
                         add(study.workload, f"reproduce {experiment.name}", scale)
     return {
