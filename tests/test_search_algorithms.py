@@ -24,9 +24,9 @@ def few_searches(monkeypatch):
         shape=(16, 6, 6),
         units=10,
         searches=12,
-        bayesian=2,
-        budget=20,
-        parallel=10,
+        bayesian=1,
+        budget=14,
+        parallel=14,
         point_sets=16,
     )
     monkeypatch.setitem(module._SETTINGS, "laptop", small)
@@ -73,6 +73,10 @@ def valley(hyperparameters, rng):
     return min(0.9, 0.1 + 0.15 * abs(rate + 2) + 0.1 * abs(damping + 1) + 0.05 * abs(decay + 4)) + rng.normal(0, 0.002)
 
 
+def chance(hyperparameters, rng):
+    return 0.1 + rng.normal(0, 0.01)
+
+
 def noise(hyperparameters, rng):
     return 0.3 + rng.choice([0, 0.01, 0.1], p=[0.6, 0.3, 0.1])
 
@@ -108,7 +112,7 @@ def test_a_narrow_valley_is_found_better_by_quasi_random_and_by_bayesian_search_
 
 @pytest.mark.parametrize(
     ("parallel", "sequence", "verdict"),
-    [(0.12, 0.09, "reproduced"), (0.08, 0.09, "contradicted"), (0.12, 0.11, "contradicted"), (0.12, 0.1, None)],
+    [(0.12, 0.09, "reproduced"), (0.08, 0.09, "contradicted"), (0.12, 0.11, None), (0.12, 0.1, None)],
 )
 def test_bayesian_search_may_win_in_sequence_alone(monkeypatch, parallel, sequence, verdict):
     def around(mean):
@@ -123,17 +127,21 @@ def test_bayesian_search_may_win_in_sequence_alone(monkeypatch, parallel, sequen
     }
     monkeypatch.setattr(module, "_expected", lambda *of: expected)
     found = [record(EXPERIMENT.studies("laptop", False, {})[0].plan(0)[0], 0.1)]
-    verdicts = {v.claim.id: v.verdict for v in judge(judgements(found).items())}
+    judged = judge(judgements(found).items())
+    verdicts, reasons = ({v.claim.id: getattr(v, of) for v in judged} for of in ("verdict", "reason"))
     assert verdicts["search.beats-random"] == "reproduced"
     assert verdicts["search.parallel-bo"] == (verdict or "inconclusive")
+    assert reasons["search.parallel-bo"] == (None if verdict else "range")
 
 
 def test_another_experiment_seed_searches_at_other_points():
     (study,) = EXPERIMENT.studies("laptop", False, {})
     rng = np.random.default_rng(0)
     won = [
-        module._winners([record(place, valley(place.trial.hyperparameters, rng)) for place in study.plan(seed)], *key)
-        for seed, key in ((0, ("laptop", False)), (1, ("laptop", False)))
+        module._winners(
+            [record(place, valley(place.trial.hyperparameters, rng)) for place in study.plan(seed)], "laptop", True
+        )
+        for seed in (0, 1)
     ]
     assert (won[0]["random"] != won[1]["random"]).mean() > 0.5
 
@@ -150,7 +158,7 @@ def test_the_linked_construction_does_not_depend_on_the_trials():
 
 
 def test_the_control_is_one_setting_and_finds_searches_the_same():
-    found = outcomes(lambda hyperparameters, rng: 0.1 + rng.normal(0, 0.01), control=True)
+    found = outcomes(chance, True)
     assert len({r.hyperparameters["learning_rate"] for r in found}) == 1
     seeds = [r.seeds["init"] for r in found]
     assert len(set(seeds)) == len(seeds)
@@ -172,8 +180,8 @@ def test_bayesian_search_is_missed_before_anything_is_trained(monkeypatch):
 
 
 def test_where_nothing_matters_random_search_is_seldom_called_beaten():
-    # 2,000 such experiments with 20 sets of searches gave FALSE of false verdicts.
-    assert false_verdicts(sets=1, tables=200, seed=0) <= 0.05 * 200 + 3 * np.sqrt(0.05 * 0.95 * 200)
+    # At level .05, 103 of 2,000 such experiments with 20 sets of searches were decided, either way.
+    assert false_verdicts(sets=1, tables=100, seed=0) <= 0.05 * 100 + 3 * np.sqrt(0.05 * 0.95 * 100)
 
 
 def false_verdicts(sets, tables, seed):
@@ -200,7 +208,7 @@ def false_verdicts(sets, tables, seed):
 
 @pytest.mark.parametrize("control", [False, True])
 def test_drawing_warns_of_nothing(control, tmp_path):
-    found = outcomes(valley if not control else noise, control=control)
+    found = outcomes(chance if control else valley, control)
     judged = judge(EXPERIMENT.judge(found, "laptop", control))
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -1,7 +1,7 @@
 """Figure 1: the best trials of a search that ends too early crowd at its boundary; those of a wide one do not.
 
-    playbook reproduce search-space-boundaries              about 2 minutes on 2 CPU cores
-    playbook reproduce search-space-boundaries --control    about 1 minute
+    playbook reproduce search-space-boundaries              about 1 minute on 2 CPU cores
+    playbook reproduce search-space-boundaries --control    half a minute
 
 The playbook says: a search space is suspicious where its best points lie near a boundary, and better ones may be found
 by widening it that way; but where every trial beyond a rate is infeasible and the best lie at that edge, the model may
