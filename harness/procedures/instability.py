@@ -334,7 +334,7 @@ def _of_norms(values: dict[str, Any], kind: str | None, outliers: bool) -> Itera
             "gradient norms", "warning" if kind else "note", evidence, "clipping has something to take hold of"
         )
     else:
-        advice = "clipping may help all the same: it bounds what comes after, too" if kind else ""
+        advice = "clipping may help all the same: it bounds what comes after, too" if values["limited"] else ""
         yield Finding("gradient norms", "note", evidence, advice)
 
 
