@@ -212,8 +212,8 @@ INTERIOR = Claim(
     "isolation.interior-optimum",
     "The best weight decay lies inside of the range: it beats the smallest and the largest, each at its own best rate.",
     "Lower limits of the paired differences in final error, either end at each of its two best rates minus the "
-    "interior decay at its best, above 0 on fresh seeds, and contradicted only where the interior loses at its second best too; "
-    f"{_CHOSEN}.",
+    "interior decay at its best, above 0 on fresh seeds, and contradicted only where the interior loses at its second "
+    f"best too; {_CHOSEN}.",
 )
 BASELINE = Claim(
     "isolation.fair-baseline",
@@ -483,11 +483,12 @@ def _draw(records: Sequence[TrialRecord], verdicts: Sequence[Verdict], scale: st
         for rate, colour in zip(grid.rates, _rate_colours(len(grid.rates)), strict=True)
     ]
     draw_isolation(axes[1], by_rate, xlabel, ylabel, "the same at each fixed rate (means)", xlog=not control)
+    axes[1].set_ylim(top=2 * axes[1].get_ylim()[1])  # room for the legend
     if not control:
         _draw_searches(axes[2], records, settings, xlabel, ylabel)
         _draw_baselines(axes[3], records, settings, ylabel)
     for panel in axes[: 2 if control else 3]:
-        panel.legend()
+        panel.legend(loc="upper left", ncols=2)
     return figure
 
 
