@@ -212,7 +212,8 @@ def diagnose(
     counts = result["trials"]
     print(f"{counts['complete']} complete and {counts['infeasible']} infeasible trials, {counts['skipped']} skipped")
     if result["best"]:
-        print(f"best {result['objective']} {result['best']['objective']:.6g}, trial {result['best']['trial']}")
+        best = result["best"]
+        print(_printable(f"best {result['objective']} {best['objective']:.6g}, trial {best['trial']}"))
     _print_findings(result)
     print(f"\npage: {Path(result['folder']) / 'index.html'}")
 
@@ -252,6 +253,92 @@ def tune(
         _print_findings(result["reading"])
         print(f"\npage: {Path(result['folder']) / 'reading' / 'index.html'}")
     raise typer.Exit(0 if result["best"] else 1)
+
+
+# What the three procedures share.
+_Workload = Annotated[
+    str, typer.Argument(metavar="WORKLOAD", show_default=False, help="A workload's name, or module:NAME.")
+]
+_Rates = Annotated[
+    str | None,
+    typer.Option(
+        metavar="R,R,R", help="Rates of the sweep; around the workload's own if left out.", show_default=False
+    ),
+]
+_Seeds = Annotated[int, typer.Option(help="Runs of each setting.")]
+_Scale = Annotated[str, typer.Option(help="smoke, laptop, accelerator or paper.")]
+_Out = Annotated[Path, typer.Option(help="Folder of all results.")]
+_Seed = Annotated[int, typer.Option(help="Seed of the procedure.")]
+_Jobs = Annotated[int | None, typer.Option(help="Worker processes; one per CPU core if left out.")]
+_Executor = Annotated[
+    str | None, typer.Option(help="processes or lanes; by workload and backend if left out.", show_default=False)
+]
+_Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="K=V", help="Override a field of the workload, a hyperparameter, steps, ..."),
+]
+_Fresh = Annotated[bool, typer.Option("--fresh", help="Move older results aside and start anew.")]
+
+
+@app.command()
+def instability(
+    workload: _Workload,
+    rates: _Rates = None,
+    seeds: _Seeds = 5,
+    scale: _Scale = "laptop",
+    out: _Out = Path("results"),
+    seed: _Seed = 0,
+    jobs: _Jobs = None,
+    executor: _Executor = None,
+    settings: _Settings = None,
+    fresh: _Fresh = False,
+    as_json: Json = False,
+) -> None:
+    """Find out whether instability holds the rate down, of which type it is, and what may mend it."""
+    from harness.procedures.instability import instability as procedure
+
+    _follow(procedure(rates, seeds), workload, scale, out, seed, jobs, executor, settings, fresh, as_json)
+
+
+@app.command()
+def warmup(
+    workload: _Workload,
+    factor: Annotated[float, typer.Option(help="Rate to make usable, over the unstable one.")] = 10.0,
+    rates: _Rates = None,
+    seeds: _Seeds = 5,
+    scale: _Scale = "laptop",
+    out: _Out = Path("results"),
+    seed: _Seed = 0,
+    jobs: _Jobs = None,
+    executor: _Executor = None,
+    settings: _Settings = None,
+    fresh: _Fresh = False,
+    as_json: Json = False,
+) -> None:
+    """Find the shortest warmup that makes ten times the unstable rate usable."""
+    from harness.procedures.warmup import warmup as procedure
+
+    _follow(procedure(rates, factor, seeds), workload, scale, out, seed, jobs, executor, settings, fresh, as_json)
+
+
+@app.command()
+def clip(
+    workload: _Workload,
+    percentile: Annotated[float, typer.Option(help="Of the unclipped gradient norms.")] = 90.0,
+    seeds: _Seeds = 8,
+    scale: _Scale = "laptop",
+    out: _Out = Path("results"),
+    seed: _Seed = 0,
+    jobs: _Jobs = None,
+    executor: _Executor = None,
+    settings: _Settings = None,
+    fresh: _Fresh = False,
+    as_json: Json = False,
+) -> None:
+    """Find a clipping threshold from gradient norms, and what clipping by it changes."""
+    from harness.procedures.clip import clip as procedure
+
+    _follow(procedure(percentile, seeds), workload, scale, out, seed, jobs, executor, settings, fresh, as_json)
 
 
 @app.command()
@@ -300,6 +387,47 @@ def search(
         print(json.dumps(axes.values_set(point)))
 
 
+def _follow(
+    procedure: Any,
+    workload: str,
+    scale: str,
+    out: Path,
+    seed: int,
+    jobs: int | None,
+    executor: str | None,
+    settings: list[str] | None,
+    fresh: bool,
+    as_json: bool,
+) -> None:
+    from harness.follow import follow
+    from harness.progress import TrialProgress
+    from harness.studies.processes import available_cores
+
+    with TrialProgress(procedure.name) as progress:
+        result = follow(
+            procedure,
+            workload=workload,
+            scale=scale,
+            settings=dict(_split_setting(setting) for setting in settings or []),
+            out=out,
+            seed=seed,
+            jobs=available_cores() if jobs is None else jobs,
+            executor=executor,
+            fresh=fresh,
+            command=shlex.join(["playbook", *sys.argv[1:]]),
+            on_progress=progress.update,
+            on_notice=progress.notice,
+        )
+    if as_json:
+        print(json.dumps(result, indent=1))
+    else:
+        counts = result["trials"]
+        print(f"{counts['complete']} complete and {counts['infeasible']} infeasible trials")
+        _print_findings(result)
+        print(f"\npage: {Path(result['folder']) / 'index.html'}")
+    raise typer.Exit(0 if result["decided"] else 1)
+
+
 def _split_setting(setting: str) -> tuple[str, str]:
     name, equals, value = setting.partition("=")
     if not equals or not name:
@@ -309,9 +437,14 @@ def _split_setting(setting: str) -> tuple[str, str]:
 
 def _print_findings(reading: dict) -> None:
     for finding in reading["findings"]:
-        print(f"\n{finding['severity']}: {finding['check']}\n  {finding['evidence']}")
+        print(f"\n{finding['severity']}: {finding['check']}\n  {_printable(finding['evidence'])}")
         if finding["advice"]:
-            print(f"  {finding['advice']}")
+            print(f"  {_printable(finding['advice'])}")
+
+
+def _printable(text: str) -> str:
+    """Text without what steers a terminal, which names in a table may hold."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def _print_profile(found: Any, folder: Path, as_json: bool) -> None:

@@ -37,7 +37,7 @@ def diagnose(
       format: one of `harness.importers.importer.FORMATS`, guessed if None.
       objective: column or curve, guessed if None.
       goal: `min` or `max`, by the objective's name if None.
-      space: search space in TOML.
+      space: search space in TOML; its axes go by the hyperparameters that they set.
       replacement: whether the best of k is drawn with replacement.
       out: folder of the page; `results/diagnose/<table>` if None.
 
@@ -140,7 +140,7 @@ def describe(reading: Reading) -> dict[str, Any]:
         ],
         "findings": [dataclasses.asdict(finding) for finding in findings(reading)],
     }
-    return _plain(result)
+    return json_ready(result)
 
 
 def _best_of(reading: Reading) -> dict[str, dict[str, float]]:
@@ -158,20 +158,32 @@ def _applies(value: object) -> bool:
     return value is not None and not (isinstance(value, float) and math.isnan(value))
 
 
-def _plain(value: Any) -> Any:
+def json_ready(value: Any) -> Any:
     """Plain Python data that JSON has."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(one) for key, one in value.items()}
+        return {str(key): json_ready(one) for key, one in value.items()}
     if isinstance(value, list | tuple | np.ndarray):
-        return [_plain(one) for one in value]
+        return [json_ready(one) for one in value]
     if isinstance(value, np.generic):
         value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _axes(path: Path) -> dict[str, Axis]:
-    space = space_from_toml(path)
-    return {name: Axis(axis.low, axis.high, axis.scale) for name, axis in space.items() if axis.values is None}
+    """Range and scale of each hyperparameter; of several axes that set one, as under conditions, the widest."""
+    found: dict[str, Axis] = {}
+    for axis in space_from_toml(path).values():
+        if axis.values is not None:
+            continue
+        name, own = axis.hyperparameter, Axis(axis.low, axis.high, axis.scale)
+        other = found.setdefault(name, own)
+        if own.scale != other.scale:
+            raise InputError(
+                f"{str(path)!r}: hyperparameter {name!r} is searched on the scales {other.scale!r} and {own.scale!r}; "
+                "give it one range for the whole table"
+            )
+        found[name] = Axis(min(own.low, other.low), max(own.high, other.high), own.scale)
+    return found
 
 
 def _folder_name(path: str) -> str:

@@ -14,10 +14,9 @@ from harness.experiments.verdict import judge
 from harness.provenance import provenance
 from harness.records import InputError, TrialRecord, Verdict, did_you_mean
 from harness.studies.fingerprint import fingerprint
-from harness.studies.identity import identity
-from harness.studies.missing import how_it_was_run, run_missing
 from harness.studies.policy import EXECUTORS
-from harness.studies.store import Store, locked_folder, move_aside
+from harness.studies.rounds import Rounds, run_rounds
+from harness.studies.store import locked_folder, move_aside
 from harness.studies.study import PlannedTrial, Study
 from workloads.workload import ConfigurationError, DataError
 
@@ -65,33 +64,21 @@ def reproduce(
         raise InputError(f"--jobs {jobs}: expected at least 1")
     if seed < 0:
         raise InputError(f"--seed {seed}: expected at least 0")
-    planned, wanted = _plan(lambda: experiment.studies(scale, control, overrides), seed)
+    rounds = _rounds(experiment, scale, seed, control, overrides)
+    first = next(rounds)
     folder = out / experiment.name / f"{scale}-seed{seed}{'-control' if control else ''}"
     with locked_folder(folder):
         if fresh and (aside := move_aside(folder)) is not None:
             on_notice(f"older results moved to {aside}")
-        store = Store(folder, wanted)
-        try:
-            run_missing(store, planned, jobs, executor, on_progress)
-            for number, follow_up in enumerate(experiment.follow_ups, 2):
-                # From the store, so that a resumed run plans from the very same bits.
-                studies = partial(follow_up, store.records(planned), scale, control, overrides)
-                later, identity_of_round = _plan(studies, seed)
-                store.begin_round(number, identity_of_round)
-                wanted = {**wanted, "data": {**wanted["data"], **identity_of_round["data"]}}
-                planned += later
-                run_missing(store, planned, jobs, executor, on_progress)
-            records = store.records(planned)
-            facts = how_it_was_run(store)
-        finally:
-            store.close()
+        done = run_rounds(first, rounds, folder, jobs, executor, on_progress)
+        records = done.records
         verdicts = judge(experiment.judge(records, scale, control)) if scale != "smoke" else []
         result = _result(experiment, scale, seed, control, records, verdicts)
-        result["seconds"] = facts["seconds"]
+        result["seconds"] = done.run["seconds"]
         result["provenance"] = {
-            **provenance(command, facts["device"], wanted),
-            "packing": facts["packing"],
-            "compilations": facts["compilations"],
+            **provenance(command, done.run["device"], done.identity),
+            "packing": done.run["packing"],
+            "compilations": done.run["compilations"],
         }
         try:
             _write(folder, experiment, records, verdicts, result)
@@ -113,15 +100,24 @@ def exit_status(result: Mapping[str, Any]) -> int:
     return 1 if "contradicted" in verdicts else 3 if "inconclusive" in verdicts else 0
 
 
-def _plan(studies: Callable[[], list[Study]], seed: int) -> tuple[list[PlannedTrial], dict[str, Any]]:
-    """Plans the trials of a round; gives them and their identity.
+def _rounds(experiment: Experiment, scale: str, seed: int, control: bool, overrides: Mapping[str, str]) -> Rounds:
+    """The rounds of an experiment, see `harness.studies.rounds`."""
+    records = yield _plan(lambda: experiment.studies(scale, control, overrides), seed)
+    for follow_up in experiment.follow_ups:
+        records = yield _plan(partial(follow_up, records, scale, control, overrides), seed)
+
+
+def _plan(studies: Callable[[], list[Study]], seed: int) -> list[PlannedTrial]:
+    """Plans the trials of a round.
 
     Raises:
       InputError: a configuration that does not exist, or data that are missing.
     """
     try:
         planned = [place for study in studies() for place in study.plan(seed)]
-        return planned, identity(planned)
+        for workload in dict.fromkeys(place.trial.workload for place in planned):
+            workload.data_hashes()
+        return planned
     except (ConfigurationError, DataError) as error:
         raise InputError(str(error)) from None
 

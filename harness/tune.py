@@ -21,14 +21,12 @@ from harness.search.samplers import sample
 from harness.search.study_spec import StudySpec, study_from_toml
 from harness.studies.fingerprint import fingerprint
 from harness.studies.identity import identity
-from harness.studies.missing import how_it_was_run, run_missing
+from harness.studies.missing import check_batches, how_it_was_run, run_missing
 from harness.studies.policy import EXECUTORS
 from harness.studies.store import DATABASE, Store, locked_folder, move_aside
 from harness.studies.study import PlannedTrial
 from harness.train import plan
-from harness.training.batches import check_batch_size
 from harness.training.trial import derive_seeds
-from workloads.workload import DataError, Stream
 
 PROBES = 256
 """Points that stand for those of a Bayesian search, which are not known before it, when a specification is checked."""
@@ -81,7 +79,7 @@ def tune(
         wanted = _identity(spec, checked)
         folder = out / "tune" / spec.name
         if fresh or not (folder / DATABASE).exists():  # otherwise its batches were checked
-            _check_batches(checked)
+            check_batches(checked)
     except InputError as error:
         raise InputError(f"{str(path)!r}: {error}") from None
     check_log(out)
@@ -185,23 +183,6 @@ def _identity(spec: StudySpec, planned: Sequence[PlannedTrial]) -> dict[str, Any
     found = {key: value for key, value in identity(planned).items() if key not in ("studies", "trials")}
     optuna = {"optuna": import_optuna().__version__} if spec.parallel else {}
     return {"study": spec.identity(), **found, **optuna}
-
-
-def _check_batches(planned: Sequence[PlannedTrial]) -> None:
-    """Refuses batches larger than the training set, and missing data, before there is a folder."""
-    largest = {}
-    for place in planned:
-        trial = place.trial
-        key = json.dumps(trial.workload.data_hashes(), sort_keys=True)
-        if key not in largest or trial.batch_size > largest[key].batch_size:
-            largest[key] = trial
-    for trial in largest.values():
-        try:
-            train = trial.workload.data(trial.seeds["split"]).train
-        except DataError as error:
-            raise InputError(str(error)) from None
-        examples = train.records if isinstance(train, Stream) else next(iter(train.values()))
-        check_batch_size(trial.batch_size, len(examples))
 
 
 def _check_extends(store: Store, spec: StudySpec, folder: Path) -> None:

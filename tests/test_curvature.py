@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from harness.training.curvature import largest_eigenvalue
+from harness.training.curvature import adam_preconditioner, largest_eigenvalue
+from harness.training.optimizer import update_rule
 
 
 def symmetric(eigenvalues, seed):
@@ -40,6 +41,45 @@ def test_agrees_with_the_dense_hessian(network):
     assert eigenvalues[0] < 0 < eigenvalues[-1]
     product = jax.jit(lambda vector: jax.jvp(jax.grad(loss), (flat,), (vector,))[1])
     assert largest_eigenvalue(product, flat.size, 0) == pytest.approx(eigenvalues[-1], rel=1e-2)
+
+
+@pytest.mark.parametrize("spread", [1, 1e3])
+def test_agrees_with_the_dense_preconditioned_hessian(network, spread):
+    flat, loss = network
+    hessian = np.asarray(jax.jit(jax.hessian(loss))(flat), np.float64)
+    root = np.sqrt(spread ** np.random.default_rng(1).uniform(-1, 1, flat.size))
+    product = jax.jit(lambda vector: jax.jvp(jax.grad(loss), (flat,), (vector,))[1])
+    found = largest_eigenvalue(lambda v: np.asarray(product((v / root).astype(np.float32))) / root, flat.size, 0)
+    assert found == pytest.approx(np.linalg.eigvalsh(hessian / root / root[:, None])[-1], rel=1e-2)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "nadam", "adamw"])
+@pytest.mark.parametrize("steps", [1, 2, 30])
+def test_the_preconditioner_is_what_the_update_divides_by(optimizer, steps):
+    random = np.random.default_rng(steps)
+    settings = {"beta1": 0.9, "beta2": 0.98, "epsilon": 1e-3, "weight_decay": 0.0}
+    rule = update_rule(optimizer, settings, 0.5)
+    parameters = {"kernel": jnp.zeros(6)}
+    state = rule.init(parameters)
+    for _ in range(steps):
+        gradient = random.standard_normal(6).astype(np.float32)
+        updates, state = rule.update({"kernel": jnp.asarray(gradient)}, state, parameters)
+    moments = state[0]
+    m = np.asarray(moments.mu["kernel"], np.float64)
+    if optimizer == "nadam":
+        m = 0.9 * m + 0.1 * gradient
+    preconditioner = adam_preconditioner(moments.nu["kernel"], steps, np.full(6, np.nan), settings)
+    np.testing.assert_allclose(updates["kernel"], -0.5 * m / preconditioner, rtol=1e-4)
+    if steps == 1:  # which a measurement before the first step foresees
+        foreseen = adam_preconditioner(np.zeros(6), 0, gradient, settings)
+        np.testing.assert_allclose(foreseen, preconditioner, rtol=1e-4)
+
+
+def test_the_gradient_before_the_first_step_is_clipped():
+    settings = {"beta1": 0.9, "beta2": 0.98, "epsilon": 0.0, "clip_threshold": 1.0}
+    clipped = adam_preconditioner(np.zeros(2), 0, np.array([3.0, -4.0]), settings)
+    np.testing.assert_allclose(clipped, [0.06, 0.08])
+    np.testing.assert_allclose(adam_preconditioner(np.zeros(2), 0, np.array([0.3, 0.4]), settings), [0.03, 0.04])
 
 
 @pytest.mark.parametrize("seed", range(5))

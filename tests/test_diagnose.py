@@ -109,6 +109,74 @@ def test_a_space_sets_range_and_scale(cli, tmp_path):
     assert [s["verdict"] for s in result["boundaries"] if s["side"] == "high"] == ["undecided"]
 
 
+def test_axes_of_a_space_go_by_the_hyperparameter_that_they_set(cli, tmp_path):
+    table = "[{0}_rate]\nhyperparameter = 'learning_rate'\nwhen = {{ optimizer = '{0}' }}\nlow = {1}\nhigh = {2}\n"
+    space = "[optimizer]\nvalues = ['adam', 'nesterov']\n"
+    space += table.format("adam", 1e-6, 0.1) + "scale = 'log'\n" + table.format("nesterov", 1e-5, 1)
+    (tmp_path / "space.toml").write_text(space + "scale = 'log'\n")
+    result = result_of(cli, study(), "--space", "space.toml")
+    assert result["axes"] == {"learning_rate": {"low": 1e-6, "high": 1.0, "scale": "log", "estimated": False}}
+    (tmp_path / "space.toml").write_text(space)
+    status, _, errors = cli(study(), "--space", "space.toml")
+    assert (status, len(errors.splitlines())) == (2, 1)
+    assert "'space.toml': hyperparameter 'learning_rate' is searched on the scales" in errors
+
+
+def test_trials_outside_of_the_space_are_counted(cli, tmp_path):
+    (tmp_path / "space.toml").write_text("[learning_rate]\nlow = 1e-4\nhigh = 1.0\nscale = 'log'\n")
+    rows = study()
+    outside = sum(row[1] < 1e-4 for row in rows)
+    evidence = [finding["evidence"] for finding in found(result_of(cli, rows, "--space", "space.toml"), "data")]
+    assert f"{outside} trials of 40 lie outside of the range of learning_rate, 0.0001 to 1." in evidence
+    assert not any("outside" in finding["evidence"] for finding in found(result_of(cli, rows), "data"))
+
+
+def test_few_settings_run_often_are_no_search(cli):
+    rows = [(f"t{i}", 10.0 ** (i % 4), "adam", i, 0.1 * (i % 4) + 0.001 * i, "complete") for i in range(40)]
+    result = result_of(cli, rows)
+    assert any("4 settings of which no run is infeasible" in finding["evidence"] for finding in found(result, "trials"))
+    assert not any(finding["severity"] == "serious" for finding in result["findings"])
+
+
+def test_copied_rows_are_no_trial_variance(cli):
+    rows = study(60, noise=0)[::2]
+    result = result_of(cli, [*rows, *rows])
+    (finding,) = found(result, "variance")
+    assert finding["severity"] == "warning"
+    assert "30 settings run more than once gave the same objective each time" in finding["evidence"]
+    assert result["sampling"]["real"] is None
+
+
+def test_a_flat_curve_is_not_called_good(cli):
+    with open("flat.jsonl", "w") as file:
+        for i in range(12):
+            file.write(json.dumps({"learning_rate": i, "valid_loss": [2.3 + i] * 50}) + "\n")
+    (finding,) = found(result_of(cli, "flat.jsonl"), "curves")
+    assert finding["severity"] == "note"
+    assert "hardly changes" in finding["evidence"]
+
+
+def test_names_do_not_steer_the_terminal(cli):
+    status, out, _ = cli([(i, 0.1 * i) for i in range(12)], header=("\x1b[31mrate", "loss"))
+    assert status == 0
+    assert "?[31mrate" in out
+    assert "\x1b" not in out
+
+
+def test_huge_objectives_have_a_spread(cli):
+    rows = [(*row[:4], row[4] * 1e300, row[5]) for row in study()]
+    plain, huge = (result_of(cli, table)["variance"]["trial_sd"] for table in (study(), rows))
+    assert huge == pytest.approx(plain * 1e300)
+
+
+def test_isolation_counts_the_other_values(cli):
+    rows = [
+        (f"t{i}", 10.0 ** (i % 4), i / 100, i, 0.1 * (i % 4) + 0.001 * ((7 * i) % 11), "complete") for i in range(80)
+    ]
+    (finding,) = found(result_of(cli, rows), "isolation")
+    assert "in 3 of 3 other values the best trial is worse" in finding["evidence"]
+
+
 def test_without_a_space_ranges_are_said_to_be_estimated(cli):
     result = result_of(cli, study())
     assert result["axes"]["learning_rate"]["estimated"]
@@ -248,6 +316,8 @@ def test_bad_input_is_one_line(cli, tmp_path, arguments, words):
         (b"learning_rate,loss\n\xff\xfe,3\n", "UTF-8"),
         (b"PAR1broken", "table.csv"),
         (b"SQLite format 3\0broken", "table.csv"),
+        (b"learning_rate,loss\n1,1e308\n2,-1e308\n", "objective 'loss' reaches from -1e+308 to 1e+308, too far"),
+        (b"learning_rate,loss\n1e308,1\n-1e308,2\n", "hyperparameter 'learning_rate': low = -1e+308 and high"),
     ],
 )
 def test_broken_files_are_one_line(cli, tmp_path, content, words):

@@ -113,10 +113,16 @@ class TestCsv(FileContract):
         assert all(name in said for name in ("train_loss", "test_accuracy", "best_step"))
 
     def test_text_that_differs_in_every_trial_is_a_name(self, tmp_path):
-        rows = [f"{i},experiment {i},{i}" for i in range(20)]
+        rows = [f"{i},experiment {i},{i + 1}" for i in range(20)]
         table = read(csv_of(tmp_path, "\n".join(["lr,label,val_loss", *rows])))
         assert list(table.hyperparameters) == ["lr"]
         assert any("'label'" in line for line in table.warnings)
+
+    def test_numbers_of_the_objective_are_a_result_by_any_name(self, tmp_path):
+        rows = [f"{i},{'' if i == 3 else i * i},{'' if i == 3 else i * i}" for i in range(20)]
+        table = read(csv_of(tmp_path, "\n".join(["lr,what_i_measured,val_loss", *rows])))
+        assert list(table.hyperparameters) == ["lr"]
+        assert any("'what_i_measured'" in line for line in table.warnings)
 
     def test_guess_of_the_objective_is_said(self, tmp_path):
         table = read(csv_of(tmp_path, "lr,val_loss,val_error,train_error\n1,2,3,4\n2,3,4,5\n"))
@@ -213,6 +219,17 @@ class TestJsonl(FileContract):
         np.testing.assert_array_equal(table.objective, [1, 2, math.nan, math.nan, math.nan])
         assert read(jsonl_of(tmp_path, rows), goal="max").objective[0] == 3
         assert table.curves["val_loss"][4] is None
+
+    @pytest.mark.parametrize("row", [{"rate\ud800": 1}, {"rate": "\ud800"}, {"trial": "\udfff"}])
+    def test_half_of_a_surrogate_pair_is_refused(self, tmp_path, row):
+        path = jsonl_of(tmp_path, [{"val_error": 0.3, **row}, {"val_error": 0.2, "rate": "a", "trial": "b"}])
+        with pytest.raises(InputError, match="half of a surrogate pair"):
+            read(path)
+
+    @pytest.mark.parametrize("steps", [[1, 2, math.inf], [-math.inf, 1, 2], [math.nan, 2, 1]])
+    def test_points_without_a_finite_step_are_left_out(self, tmp_path, steps):
+        path = jsonl_of(tmp_path, [{"lr": 1, "val_error": [0.3, 0.2, 0.1], "step": steps}])
+        assert read(path).curves["val_error"][0].steps.tolist() == [1, 2]
 
     def test_steps_that_were_measured_twice_count_once(self, tmp_path):
         rows = [{"lr": lr, "step": [1, 3, 2, 3], "val_loss": [9, 0, 5, 4]} for lr in (1, 2)]

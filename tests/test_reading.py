@@ -4,9 +4,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.analysis.estimated_axes import estimate_axes
-from harness.analysis.reading import curve_names
-from harness.analysis.settings import setting_codes
+from harness.analysis.reading import curve_names, read
+from harness.analysis.settings import by_setting, setting_codes
 from harness.records import TrialTable
+from tests.study_tables import study, uniform
 
 
 def table(hyperparameters, curves=(), objective_name="validation_error"):
@@ -73,3 +74,32 @@ def test_grids_zeros_and_negatives_have_axes():
 def test_the_objectives_curve_is_checked_beside_its_training_curve(curves, expected):
     goals = {name: "min" for name in curves if name != "something"}
     assert curve_names(table({}, curves), goals) == expected
+
+
+def test_a_setting_is_the_mean_of_its_runs_and_infeasible_where_one_is():
+    runs = study({"x": np.array([2.0, 1.0, 2.0, 1.0, 3.0])}, np.array([4.0, 1.0, 6.0, 9.0, 5.0]), [0, 0, 0, 1, 0])
+    settings, best = by_setting(runs)
+    assert settings.hyperparameters["x"].tolist() == [2, 1, 3]
+    np.testing.assert_array_equal(settings.objective, [5, np.nan, 5])
+    assert settings.infeasible.tolist() == [False, True, False]
+    assert best.tolist() == [0, 1, 4]
+    once = study({"x": np.arange(3.0)}, np.arange(3.0))
+    assert by_setting(once)[0] is once
+
+
+def test_repeated_runs_are_no_evidence_on_a_hyperparameter_without_effect():
+    random, called = np.random.default_rng(0), np.zeros(3, int)
+    for _ in range(100):
+        columns, axes = uniform(random, 20, 2)  # h0 matters, h1 does not
+        columns = {name: np.repeat(values, 5) for name, values in columns.items()}
+        error = (columns["h0"] - 0.5) ** 2 + 0.01 * random.standard_normal(100)
+        reading = read(study(columns, error, columns["h0"] > 0.8), axes)
+        verdicts = {side.verdict for side in reading.sides if side.hyperparameter == "h1"}
+        isolation = next(one for one in reading.isolations if one.hyperparameter == "h1")
+        places = {place.hyperparameter for place in reading.infeasible.places}
+        called += [verdicts != {"undecided"}, isolation.p <= 0.05, "h1" in places]
+        assert reading.infeasible.trials == 100
+        piece = isolation.slices[isolation.best]
+        assert np.isclose(columns["h1"][piece.trial], columns["h1"]).sum() == 5
+    # On 100 studies a level of 5% gives more than 11 in less than one of 200.
+    assert called.max() <= 11

@@ -236,6 +236,75 @@ def test_sharpness_is_the_largest_eigenvalue_at_initialisation(programs):
     assert run_trial(programs, trial).results["sharpness"] == pytest.approx(largest, rel=1e-2)
 
 
+ADAM = dataclasses.replace(
+    BASE,
+    optimizer="adam",
+    hyperparameters={
+        **{"learning_rate": 0.03, "beta1": 0.9, "beta2": 0.98, "epsilon": 1e-9},
+        **{"weight_decay": 1e-2, "warmup_steps": 5},
+    },
+)
+
+
+@pytest.mark.parametrize("optimizer", ["nesterov", "adam", "nadam", "adamw"])
+def test_curvature_along_training_is_that_of_the_dense_hessian(optimizer, tmp_path):
+    """At the states of checkpoints; Adam's second moment is that of the state, and at step 0 of the first gradient."""
+    base = BASE if optimizer == "nesterov" else dataclasses.replace(ADAM, optimizer=optimizer)
+    steps = (0, 3, 25)
+    trial = dataclasses.replace(base, curvature_examples=9, curvature_steps=steps, evaluation_steps=(3, 25))
+    programs = Programs(trial)
+    kept = Checkpoints(tmp_path, "loss", best=2)
+    curves = run_trial(programs, trial, kept).curves
+    np.testing.assert_array_equal(curves["sharpness_step"], steps)
+    assert ("preconditioned_sharpness" in curves) == (optimizer != "nesterov")
+    saved = [kept.restore(programs.blank_state(), step).state for step in steps[1:]]
+    kept.close()
+    start = programs._initial(np.uint32(trial.seeds["init"]))
+    states = [start, *(jax.tree.map(lambda leaf: leaf[0], state) for state in saved)]
+
+    data = trial.workload.data(trial.seeds["split"])
+    rows = step_indices(trial.seeds["order"], len(data.train["label"]), 9, 0, 1)[0]
+    batch = {name: values[rows] for name, values in data.train.items()} | {"weight": np.ones(9, np.float32)}
+    decay = 0.0 if optimizer == "adamw" else 1e-2
+    for row, state in enumerate(states):
+        flat, unravel = jax.flatten_util.ravel_pytree(state.parameters)
+
+        def objective(flat, unravel=unravel, model_state=state.model_state):
+            loss, _ = trial.workload.loss(unravel(flat), model_state, batch, True, jax.random.key(0))
+            return loss + decay * half_squared_kernels(unravel(flat))
+
+        hessian = np.asarray(jax.jit(jax.hessian(objective))(flat), np.float64)
+        assert curves["sharpness"][row] == pytest.approx(np.linalg.eigvalsh(hessian)[-1], rel=1e-2)
+        if optimizer != "nesterov":
+            if row == 0:
+                second = 0.02 * np.asarray(jax.grad(objective)(flat), np.float64) ** 2
+            else:
+                second = np.asarray(jax.flatten_util.ravel_pytree(state.optimizer_state[0].nu)[0], np.float64)
+            t = max(steps[row], 1)
+            root = np.sqrt((np.sqrt(second) + 1e-9) * (1 - 0.9**t) / np.sqrt(1 - 0.98**t))
+            largest = np.linalg.eigvalsh(hessian / root / root[:, None])[-1]
+            assert curves["preconditioned_sharpness"][row] == pytest.approx(largest, rel=1e-2)
+
+
+def test_measuring_curvature_on_the_way_changes_nothing(programs, outcome):
+    measured = dataclasses.replace(BASE, curvature_examples=9, curvature_steps=(2, 11, 25, 26))
+    result = run_trial(programs, measured)
+    for name in (*CURVES, "evaluation_loss"):
+        assert result.curves[name].tobytes() == outcome.curves[name].tobytes(), name
+    np.testing.assert_array_equal(result.curves["sharpness_step"], [2, 11, 25])
+    assert np.isnan(result.results["sharpness"])  # which is that of step 0
+    assert len(set(result.curves["sharpness"])) == 3
+
+
+def test_curvature_ends_with_an_infeasible_trial(programs):
+    wild = vary(BASE, learning_rate=1e30, warmup_steps=0, weight_decay=0.0)
+    result = run_trial(programs, dataclasses.replace(wild, curvature_examples=9, curvature_steps=(0, 1, 20)))
+    assert result.status == "infeasible"
+    assert result.curves["sharpness_step"][0] == 0
+    assert 20 not in result.curves["sharpness_step"]
+    assert np.isfinite(result.results["sharpness"])
+
+
 def test_only_leaves_named_kernel_decay():
     parameters = {"a": {"kernel": jnp.array([3.0, 4.0]), "bias": jnp.array([100.0])}, "kernel": jnp.array([[2.0]])}
     assert half_squared_kernels(parameters) == 14.5
@@ -385,7 +454,13 @@ def test_the_best_checkpoint_is_selected_in_retrospect(programs):
 
 
 OTHERS = [
-    dataclasses.replace(vary(BASE, learning_rate=rate), seeds=derive_seeds(0, replicate), predictions=True)
+    dataclasses.replace(
+        vary(BASE, learning_rate=rate),
+        seeds=derive_seeds(0, replicate),
+        curvature_examples=9,
+        curvature_steps=(0, 20),
+        predictions=True,
+    )
     for replicate, rate in enumerate((0.3, 0.01, 1e30, 0.1))
 ]
 
@@ -420,7 +495,12 @@ def test_a_pack_ends_when_no_lane_is_finite():
         assert "prediction" not in outcome.curves
 
 
-EVALUATED = dataclasses.replace(vary(BASE, averaging_decay=0.5, clip_threshold=0.5), evaluation_steps=(0, 5, 10, 25))
+EVALUATED = dataclasses.replace(
+    vary(BASE, averaging_decay=0.5, clip_threshold=0.5),
+    evaluation_steps=(0, 5, 10, 25),
+    curvature_examples=9,
+    curvature_steps=(0, 5, 7, 25),
+)
 
 
 class Killed(Exception):

@@ -49,12 +49,14 @@ class TestPlan:
             optimizer="nesterov",
             schedule="cosine",
             curvature_examples=6,
+            curvature_steps=(0, 5, 10),
             predictions=True,
         )
         for trial in (place.trial for place in study.plan(0)):
             assert (trial.batch_size, trial.steps, trial.evaluation_batch_size) == (4, 9, 8)
             assert (trial.optimizer, trial.schedule) == ("nesterov", "cosine")
             assert (trial.curvature_examples, trial.predictions) == (6, True)
+            assert trial.curvature_steps == (0, 5)  # the trial ends before the third
 
     def test_an_arm_overrides_the_study_and_a_point_overrides_both(self):
         arms = (Arm("plain"), Arm("other", {"features": 7}, {"momentum": 0.5, "learning_rate": 9.0, "warmup_steps": 3}))
@@ -139,6 +141,7 @@ class TestTrial:
         "hyperparameters": {**HYPERPARAMETERS, "momentum": 0.8},
         "seeds": derive_seeds(0, 1),
         "curvature_examples": 4,
+        "curvature_steps": (0, 7),
         "predictions": True,
     }
 
@@ -173,7 +176,7 @@ class TestTrial:
 
     def test_pinned_address(self):
         """Stores of earlier versions are resumed by address."""
-        assert stand_in_trial().address() == "d6319b961a132e6317b291597b97c08718714eca3a1028096f2d27aafdae1d03"
+        assert stand_in_trial().address() == "f23c68c0e0810ceb9cb72c87e2e69c37d03ede3c51c53998fd54b136417bf554"
 
     def test_the_specification_is_plain_data(self):
         specification = stand_in_trial().specification()
@@ -194,6 +197,7 @@ class TestTrial:
             ("hyperparameters", True),
             ("seeds", True),
             ("curvature_examples", True),
+            ("curvature_steps", True),
         ],
     )
     def test_only_what_changes_programs_changes_the_compile_group(self, field, same_group):
@@ -214,6 +218,9 @@ class TestTrial:
             ("hyperparameters", {**HYPERPARAMETERS, "momentum": math.nan}, "momentum nan: expected a finite number"),
             ("batch_size", 0, "batch_size 0, steps 20: expected at least 1"),
             ("steps", 0, "batch_size 8, steps 0: expected at least 1"),
+            ("curvature_steps", (), r"curvature_steps \(\): expected ascending steps from 0 on, .*"),
+            ("curvature_steps", (5, 0), r"curvature_steps \(5, 0\): expected ascending steps .*"),
+            ("curvature_steps", (-1, 0), r"curvature_steps \(-1, 0\): expected ascending steps .*"),
         ],
     )
     def test_bad_values_are_refused(self, field, value, message):

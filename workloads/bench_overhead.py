@@ -7,6 +7,11 @@ evaluations, compiled before: initialisation, data order and logging of every st
 harness's own step, jitted alone, in a Python loop: it starts from a state, has data order and rates at hand, logs
 nothing and waits for the device once, at its end. Rounds of both take turns; the time of the benchmark is the
 harness's, and `extra_info` has the medians and the overhead, their ratio less 1.
+
+`test_logging` has the same trial against one that records nothing but what it has to know whether it diverged: what is
+left is what logging loss, gradient norm and objective of every step costs, at most 3% of a step by the project's aims.
+`test_curvature` measures the sharpness once and counts what it costs: products of the Hessian and a vector, and how
+many gradients on the same batch would have taken as long.
 """
 
 import dataclasses
@@ -19,8 +24,9 @@ import pytest
 
 from harness.studies.policy import policy
 from harness.training.batches import step_indices
+from harness.training.optimizer import ADAM_RULES
 from harness.training.programs import _COMPILER_OPTIONS, Programs
-from harness.training.run import compile_programs, run_trial
+from harness.training.run import compile_programs, run_pack, run_trial
 from workloads.bench_peers_arms import study_trials
 
 STEPS = {"wide_resnet": 384, "transformer": 192}
@@ -48,6 +54,74 @@ def test_overhead(benchmark, workload):
         harness_ms_per_step=1000 * harness_seconds / trial.steps,
         bare_ms_per_step=1000 * bare_seconds / trial.steps,
         overhead=harness_seconds / bare_seconds - 1,
+    )
+
+
+@pytest.mark.parametrize("workload", STEPS)
+def test_logging(benchmark, workload):
+    trial = dataclasses.replace(study_trials(workload, 1)[0], steps=STEPS[workload], evaluation_steps=())
+    chunk = policy(workload, jax.default_backend()).chunk
+    logging, silent = (Programs(trial, lanes=1, chunk=chunk) for _ in range(2))
+    silent.curves = ("train_objective",)
+    for programs in (logging, silent):
+        compile_programs(programs, trial)
+    without = []
+
+    def silently():
+        begin = time.perf_counter()
+        outcome = run_trial(silent, trial)
+        without.append(time.perf_counter() - begin)
+        assert "gradient_norm" not in outcome.curves
+
+    benchmark.pedantic(run_trial, (logging, trial), setup=silently, warmup_rounds=1, rounds=4 * ROUNDS)
+    # Of neighbours in time, since the machine's speed drifts by more than what is measured.
+    ratios = [logged / unlogged for logged, unlogged in zip(benchmark.stats.stats.data, without[1:], strict=True)]
+    benchmark.extra_info.update(
+        steps=trial.steps,
+        logging_ms_per_step=1000 * benchmark.stats.stats.median / trial.steps,
+        silent_ms_per_step=1000 * statistics.median(without[1:]) / trial.steps,
+        overhead=statistics.median(ratios) - 1,
+        overhead_quartiles=[quartile - 1 for quartile in statistics.quantiles(ratios)[::2]],
+    )
+
+
+@pytest.mark.parametrize("workload", STEPS)
+def test_curvature(benchmark, workload):
+    trial = dataclasses.replace(study_trials(workload, 1)[0], evaluation_steps=(), curvature_examples=64)
+    programs = Programs(trial, lanes=1)
+    compile_programs(programs, trial)
+    multiply, products, arguments = programs.hessian_product, [], None
+
+    def counted(*given):
+        nonlocal arguments
+        begin, arguments = time.perf_counter(), given
+        found = jax.block_until_ready(multiply(*given))
+        products.append(time.perf_counter() - begin)
+        return found
+
+    programs.hessian_product = counted
+    benchmark.pedantic(run_pack, (programs, [trial]), {"steps_limit": 0}, rounds=1)
+    parameters, model_state, batch, hyperparameters, _ = arguments
+    batch = {**batch, "weight": np.ones(trial.curvature_examples, np.float32)}
+
+    @jax.jit
+    def gradient(parameters, batch):
+        def objective(parameters):
+            return programs._objective(parameters, model_state, batch, hyperparameters, jax.random.key(0))[0]
+
+        return jax.grad(objective)(parameters)
+
+    gradients = []
+    for _ in range(10):
+        begin = time.perf_counter()
+        jax.block_until_ready(gradient(parameters, batch))
+        gradients.append(time.perf_counter() - begin)
+    of_one = statistics.median(gradients[1:])
+    benchmark.extra_info.update(
+        products=len(products),
+        gradients_per_product=statistics.median(products) / of_one,
+        gradients=sum(products) / of_one,
+        eigenvalues=1 + (trial.optimizer in ADAM_RULES),
     )
 
 

@@ -89,7 +89,12 @@ def positions(name: str, values: np.ndarray, axis: Axis) -> np.ndarray:
                 f"hyperparameter {name!r}: {what} {numbers[outside][0]} with scale = {axis.scale!r} is not {needs}; "
                 "use 'linear'"
             )
-    bottom, top = _on_scale(ends, axis.scale)
+    bottom, top = _on_scale(ends, axis.scale).tolist()
+    if top - bottom == np.inf:
+        raise InputError(
+            f"hyperparameter {name!r}: low = {axis.low} and high = {axis.high} are too far apart for double precision; "
+            "give it in other units"
+        )
     if not bottom < top:
         raise InputError(
             f"hyperparameter {name!r}: low = {axis.low} and high = {axis.high} are one with scale = {axis.scale!r} in "

@@ -31,7 +31,7 @@ def estimate_axes(table: TrialTable) -> dict[str, Axis]:
         if len(finite) > 1:
             sample = values[np.isfinite(values)]
             candidates = [Axis(float(finite[0]), float(finite[-1]), scale) for scale in _scales(finite)]
-            axes[name] = min(candidates, key=lambda axis: _unevenness(sample, axis))
+            axes[name] = min(candidates, key=lambda axis: _unevenness(name, sample, axis))
     return axes
 
 
@@ -46,7 +46,7 @@ def _scales(ascending: np.ndarray) -> list[str]:
     return scales
 
 
-def _unevenness(values: np.ndarray, axis: Axis) -> float:
-    at = np.sort(positions("", values, axis))
+def _unevenness(name: str, values: np.ndarray, axis: Axis) -> float:
+    at = np.sort(positions(name, values, axis))
     n = len(at)
     return round(float(max(np.max(np.arange(1, n + 1) / n - at), np.max(at - np.arange(n) / n))), 6)

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from harness.analysis.axes import positions
 from harness.analysis.boundaries import MIN_TRIALS
 from harness.analysis.reading import Reading
+from harness.analysis.training_curves import Thresholds
 
 SEVERITIES = ("serious", "warning", "note", "good")
 """Worst first: the study's conclusion does not stand; it may not; worth knowing; a check that was passed."""
@@ -18,6 +20,8 @@ MANY_INFEASIBLE = 0.1
 
 FEW_NEAR_BEST = 3
 """Trials within two trial standard deviations of the best, itself included, under which the best region is thin."""
+
+_ROUNDING = 1e-9  # of a range; a value may have been printed with fewer digits
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,16 @@ def _data(reading: Reading) -> Iterator[Finding]:
         )
     for warning in table.warnings:
         yield Finding("data", "note", f"{warning[:1].upper()}{warning[1:].rstrip('.')}.", "")
+    for name, axis in reading.axes.items():
+        at = positions(name, table.hyperparameters[name], axis)
+        if outside := int(np.count_nonzero((at < -_ROUNDING) | (at > 1 + _ROUNDING))):
+            yield Finding(
+                "data",
+                "warning",
+                f"{_count(outside, 'trial')} of {len(at)} lie outside of the range of {name}, {number(axis.low)} to "
+                f"{number(axis.high)}.",
+                "Correct the range: isolation leaves them out, and charts draw them at its ends.",
+            )
     if reading.estimated and len(reading.order):
         names = _listed(sorted(reading.estimated))
         yield Finding(
@@ -118,25 +132,34 @@ def _trials(reading: Reading) -> Iterator[Finding]:
             f"{_count(feasible, 'feasible trial')}: fewer than {MIN_TRIALS} tell nothing about a search space.",
             "Run more trials before concluding anything; quasi-random search is the playbook's choice.",
         )
+    elif reading.table.hyperparameters and (count := _feasible_settings(reading)) < MIN_TRIALS:
+        yield Finding(
+            "trials",
+            "note",
+            f"{_count(count, 'setting')} of which no run is infeasible: fewer than {MIN_TRIALS} tell nothing about a "
+            "search space, however often they were run.",
+            "Compare them by their runs; for a search, spend the runs on more settings.",
+        )
 
 
 def _boundaries(reading: Reading) -> Iterator[Finding]:
     passed = [side for side in reading.sides if side.verdict == "closed"]
     undecided = [side for side in reading.sides if side.verdict == "undecided"]
+    unit = _unit(reading)
     for side in reading.sides:
         if side.verdict not in ("open", "wall"):
             continue
         name, end = side.hyperparameter, "above" if side.side == "high" else "below"
         expected = side.best * side.at_edge / side.trials
         evidence = (
-            f"{side.best_at_edge} of the {side.best} best trials lie at the {side.side} end of {name}, {end} "
+            f"{side.best_at_edge} of the {side.best} best {unit}s lie at the {side.side} end of {name}, {end} "
             f"{number(side.edge)}, where {expected:.1f} would by chance ({_p(side.p_crowd)})"
         )
         if side.verdict == "wall":
             yield Finding(
                 "boundary",
                 "warning",
-                f"{evidence}, and {side.infeasible_beyond} of {side.beyond} trials further out are infeasible.",
+                f"{evidence}, and {side.infeasible_beyond} of {side.beyond} {unit}s further out are infeasible.",
                 f"A wider range of {name} does not help: training is unstable there. Mend that (warmup, clipping), "
                 "and better points may lie beyond.",
             )
@@ -151,15 +174,15 @@ def _boundaries(reading: Reading) -> Iterator[Finding]:
         yield Finding(
             "boundary",
             "good",
-            f"The best trials crowd at no end of any range; {len(passed)} of {len(passed) + len(undecided)} ends are "
+            f"The best {unit}s crowd at no end of any range; {len(passed)} of {len(passed) + len(undecided)} ends are "
             "clearly worse.",
             "",
         )
-    elif undecided and len(undecided) == len(reading.sides) and len(reading.order) >= MIN_TRIALS:
+    elif undecided and len(undecided) == len(reading.sides) and _feasible_settings(reading) >= MIN_TRIALS:
         yield Finding(
             "boundary",
             "note",
-            f"The best trials crowd at no end of any range, and none of {len(undecided)} ends is clearly worse.",
+            f"The best {unit}s crowd at no end of any range, and none of {len(undecided)} ends is clearly worse.",
             "More trials would tell whether the ranges are wide enough.",
         )
 
@@ -167,7 +190,7 @@ def _boundaries(reading: Reading) -> Iterator[Finding]:
 def _infeasible(reading: Reading) -> Iterator[Finding]:
     found = reading.infeasible
     if not found.count:
-        yield Finding("infeasible", "good", f"None of {found.trials} trials is infeasible.", "")
+        yield Finding("infeasible", "good", f"None of {_count(found.trials, 'trial')} is infeasible.", "")
         return
     low, high = found.interval
     evidence = f"{found.count} of {found.trials} trials are infeasible ({found.share:.0%}, 95% [{low:.0%}, {high:.0%}])"
@@ -178,7 +201,7 @@ def _infeasible(reading: Reading) -> Iterator[Finding]:
             if place.limit is not None
             else f"{place.hyperparameter} = {place.where}"
         )
-        places.append(f"{place.infeasible} of {place.trials} with {where} ({_p(place.p)})")
+        places.append(f"{place.infeasible} of {place.trials} {_unit(reading)}s with {where} ({_p(place.p)})")
     evidence += ", mostly at " + "; ".join(places) + "." if places else ", spread over the space."
     if found.share < MANY_INFEASIBLE:
         yield Finding("infeasible", "note", evidence, "Tell a later Bayesian search of them as constraints.")
@@ -303,7 +326,14 @@ def _curves(reading: Reading) -> Iterator[Finding]:
             f"{among('saturated')}.",
             "Shorter training may do, and pay for more trials.",
         )
-    if not bad:
+    if not bad and checks.fall <= Thresholds().noise * checks.noise:
+        yield Finding(
+            "curves",
+            "note",
+            f"{reading.validation_name} of the best trial, {name}, hardly changes from its first evaluations on.",
+            "Evaluate earlier in training too, or see whether it learns at all.",
+        )
+    elif not bad:
         yield Finding("curves", "good", f"Curves of the best trial, {name}, show nothing wrong.", "")
     every = [one for one in reading.every_curve if one is not None]
     count = sum(one.overfitting for one in every)
@@ -312,17 +342,18 @@ def _curves(reading: Reading) -> Iterator[Finding]:
 
 
 def _isolation(reading: Reading) -> Iterator[Finding]:
-    n = len(reading.isolations)
+    n, unit = len(reading.isolations), _unit(reading)
     with_effect = [one for one in reading.isolations if one.p * n <= 0.05]
     for one in sorted(with_effect, key=lambda one: one.p):
         best = one.slices[one.best]
         where = f"= {_value(best.value)}" if one.exact else f"from {number(best.low)} to {number(best.high)}"
+        others = f"{len(one.slices) - 1} other {'values' if one.exact else 'parts of its range'}"
         worse = sum(piece.worse for piece in one.slices)
         yield Finding(
             "isolation",
             "note",
-            f"{one.hyperparameter} matters: the best trial has {one.hyperparameter} {where}, and the best trials of "
-            f"{worse} of {len(one.slices)} other values are worse than chance ({_p(one.p)}).",
+            f"{one.hyperparameter} matters: the best {unit} has {one.hyperparameter} {where}, and in {worse} of "
+            f"{others} the best {unit} is worse than chance would have it ({_p(one.p * n)}).",
             "",
         )
     if n and not with_effect:
@@ -345,6 +376,16 @@ def _variance(reading: Reading) -> Iterator[Finding]:
             "Run the best settings again with other seeds before calling a difference real.",
         )
         return
+    if sd.sd == 0:
+        yield Finding(
+            "variance",
+            "warning",
+            f"{_count(reading.repeated, 'setting')} run more than once gave the same objective each time: trial "
+            "variance is unknown.",
+            "Leave out rows that were copied, which the other checks took for trials; rerun the best settings with "
+            "other seeds.",
+        )
+        return
     low, high = sd.interval
     yield Finding(
         "variance",
@@ -353,6 +394,15 @@ def _variance(reading: Reading) -> Iterator[Finding]:
         f"from {_count(reading.repeated, 'setting')} run more than once.",
         f"Differences of two runs under {number(2 * np.sqrt(2) * sd.sd)} are no differences.",
     )
+
+
+def _unit(reading: Reading) -> str:
+    """What the tests of hyperparameters count: settings, where one was run more than once."""
+    return "setting" if len(reading.settings.trials) < len(reading.table.trials) else "trial"
+
+
+def _feasible_settings(reading: Reading) -> int:
+    return int(np.count_nonzero(~reading.settings.infeasible))
 
 
 def _count(number: int, noun: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from harness.analysis.estimated_axes import estimate_axes
 from harness.analysis.infeasible import Infeasible, find_infeasible
 from harness.analysis.isolation import Isolation, isolate
 from harness.analysis.sampling import Sampling, check_sampling
-from harness.analysis.settings import setting_codes
+from harness.analysis.settings import by_setting, setting_codes
 from harness.analysis.training_curves import CurveChecks, check_curves
 from harness.analysis.variance import Spread, pooled_sd
 from harness.records import Curve, InputError, TrialTable, did_you_mean
@@ -52,6 +53,8 @@ class Reading:
 
     Attributes:
       table: that was read.
+      settings: the same with a row per setting, see `by_setting`, on which `sides`, `isolations` and the places of
+        infeasible trials stand.
       axes: range and scale of each numeric hyperparameter.
       estimated: names of the axes that were estimated from the trials.
       order: indices of the feasible trials, best first, int64 (feasible,).
@@ -60,7 +63,7 @@ class Reading:
       best_of: best of k = 1 to min(n, 100) trials; None where no trial is feasible.
       infeasible: how many trials are infeasible, and where they lie.
       sides: of each range, see `harness.analysis.boundaries`.
-      isolations: one per hyperparameter that varies.
+      isolations: one per hyperparameter that varies; the trial of a slice is the best run of its best setting.
       sampling: what more trials would bring; None where no trial is feasible.
       validation_name: curve that was checked; None where there is none.
       training_name: training curve beside it; None where there is none.
@@ -69,6 +72,7 @@ class Reading:
     """
 
     table: TrialTable
+    settings: TrialTable
     axes: Mapping[str, Axis]
     estimated: frozenset[str]
     order: np.ndarray
@@ -104,21 +108,31 @@ def read(
       The reading.
 
     Raises:
-      InputError: an axis of a hyperparameter that the table does not have, or from a check.
+      InputError: an axis of a hyperparameter that the table does not have, objectives whose differences are beyond
+        double precision, or from a check.
     """
-    axes, estimated = _axes(table, axes or {})
+    settings, best_runs = by_setting(table)
+    axes, estimated = _axes(settings, axes or {})
     score = scores(table)
     order = np.argsort(score, kind="stable")[: int(np.isfinite(score).sum())]
+    low, high = (float(end(table.objective[order], initial=0.0)) for end in (np.min, np.max))
+    if high - low == np.inf:
+        raise InputError(
+            f"objective {table.objective_name!r} reaches from {low} to {high}, too far for double precision; leave it "
+            "empty where a trial failed"
+        )
     codes = setting_codes(table)
     trial_sd = (
         pooled_sd(table.objective[order], codes[order]) if len(order) else Spread(np.nan, (0, np.inf), 0.95, 0, 0)
     )
     repeated = int(np.count_nonzero(np.bincount(codes[order]) > 1)) if len(order) else 0
-    known_sd = trial_sd.sd if np.isfinite(trial_sd.sd) else None
+    # A spread of 0 is that of rows copied or of one seed, not of training.
+    known_sd = trial_sd.sd if trial_sd.sd > 0 else None
     validation, training = curve_names(table, curve_goals or {})
     checks = _checks(table, validation, training, curve_goals or {}, known_sd)
     return Reading(
         table=table,
+        settings=settings,
         axes=axes,
         estimated=estimated,
         order=order,
@@ -127,10 +141,15 @@ def read(
         best_of=best_of(table.objective, table.goal, range(1, min(len(score), MOST_K) + 1), replacement)
         if len(order)
         else None,
-        infeasible=find_infeasible(table, axes),
-        sides=check_boundaries(table, axes),
+        infeasible=dataclasses.replace(
+            find_infeasible(dataclasses.replace(table, hyperparameters={}), {}),
+            places=find_infeasible(settings, axes).places,
+        ),
+        sides=check_boundaries(settings, axes),
         isolations=tuple(
-            isolate(table, name, axes.get(name)) for name, values in table.hyperparameters.items() if _varies(values)
+            _of_runs(isolate(settings, name, axes.get(name)), best_runs)
+            for name, values in settings.hyperparameters.items()
+            if _varies(values)
         )
         if len(order)
         else (),
@@ -195,8 +214,16 @@ def _checks(
         goal=table.goal if own else goals[validation],
         training_goal=goals.get(training, "min") if training else "min",
         # Trial variance is in the units of the objective alone.
-        difference=trial_sd if own and trial_sd else None,
+        difference=trial_sd if own else None,
     )
+
+
+def _of_runs(isolation: Isolation, best_runs: np.ndarray) -> Isolation:
+    """An isolation of settings, with the best run in place of each setting."""
+    slices = tuple(
+        piece._replace(trial=int(best_runs[piece.trial])) if piece.trial >= 0 else piece for piece in isolation.slices
+    )
+    return dataclasses.replace(isolation, slices=slices)
 
 
 def _axes(table: TrialTable, given: Mapping[str, Axis]) -> tuple[dict[str, Axis], frozenset[str]]:

@@ -37,6 +37,7 @@ from typing import NamedTuple
 import numpy as np
 
 from harness.analysis.axes import scores
+from harness.analysis.best_of_k import best_of
 from harness.records import InputError, TrialTable
 
 MIN_TRIALS = 20
@@ -176,23 +177,13 @@ def check_sampling(
         float(sign * finite[0]) if feasible else float("nan"),
         None if luck is None else float(sign * luck[0]),
         None if luck is None else int((finite <= finite[0] + 2 * trial_sd).sum()),
-        _expected_best(score, n - n // 2) - float(finite[0]) if feasible >= 2 else float("nan"),
+        float(best_of(score, "min", [n - n // 2], replacement=False).mean[0] - finite[0])
+        if feasible >= 2
+        else math.nan,
         None if luck is None else luck[1],
         tail,
         gains,
     )
-
-
-def _expected_best(score: np.ndarray, k: int) -> float:
-    """Mean of the best of k of the sorted trials (n,), drawn without replacement, given that one is feasible."""
-    from scipy.special import gammaln
-
-    n = len(score)
-    i = np.arange(n - k + 1)  # none of the first i is drawn
-    log = gammaln(n - i + 1.0) - gammaln(n - i - k + 1.0) - gammaln(n + 1.0) + gammaln(n - k + 1.0)
-    weights = -np.diff(np.append(np.exp(log), 0.0))
-    finite = np.isfinite(score[: n - k + 1])
-    return float(weights[finite] @ score[: n - k + 1][finite] / weights[finite].sum())
 
 
 def _fit(best: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -66,6 +66,8 @@ def pooled_sd(values: np.ndarray, groups: np.ndarray | None = None, level: float
       InputError: shapes that differ, no values, or a value that is not finite.
     """
     values, labels = _checked(values, groups)
+    scale = np.frexp(np.abs(values).max())[1]  # a power of two, so that squares of any outcome stay finite
+    values = np.ldexp(values, -scale)
     counts, means = _group_means(values, labels)
     repeated = counts[labels] > 1
     residuals = (values - means[labels])[repeated]
@@ -79,6 +81,7 @@ def pooled_sd(values: np.ndarray, groups: np.ndarray | None = None, level: float
         a, b = (m - 1) * (m**2 - 3 * m + 3) / m**3, 3 * (m - 1) * (2 * m - 3) / m**3
         excess = (np.sum((residuals / sd) ** 4) - b.sum()) / a.sum() - 3
         df = 2 / (2 / df + max(0.0, excess) / n)
+    sd = float(np.ldexp(sd, scale))
     return Spread(sd, sd_limits(sd, df, level), level, n, df)
 
 

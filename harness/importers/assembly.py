@@ -14,8 +14,9 @@ from harness.importers.columns import seed_column, take_curves, typed, varies
 from harness.records import Curve, InputError, TrialTable, did_you_mean
 
 GOALS = ("min", "max")
-DISTINCT_TEXTS = 10
-"""A text column of more trials than this in which no value repeats names the trials: it is no hyperparameter."""
+TELLING = 10
+"""Trials up to which a column's values tell nothing of its role. Of more, a text column in which no value repeats names
+the trials, and numbers that are the objective's in all of them are a result."""
 _SHOWN = 6  # how many names a message lists
 
 
@@ -67,7 +68,8 @@ def assemble(source: Source, objective: str | None, goal: str | None) -> TrialTa
       The table, in the order of the source.
 
     Raises:
-      InputError: no trial, an unknown or ambiguous study, no objective, no goal, a column of mixed types.
+      InputError: no trial, an unknown or ambiguous study, no objective, no goal, a column of mixed types, text that is
+        not Unicode.
     """
     columns, warnings, skipped = dict(source.columns), list(source.warnings), list(source.skipped)
     size = len(next(iter(columns.values()), source.trials or ()))
@@ -115,9 +117,10 @@ def assemble(source: Source, objective: str | None, goal: str | None) -> TrialTa
         if one == "seed"
     }
     roles[chosen] = "objective"
-    hyperparameters = _hyperparameters(source, columns, roles, column_of, warnings)
+    hyperparameters = _hyperparameters(source, columns, roles, column_of, values, warnings)
     for name, column in hyperparameters.items():
         _check_finite(name, column, trials, kept)
+    _check_text([*columns, *curves, *trials, *(v for c in hyperparameters.values() if c.dtype == object for v in c)])
     return TrialTable(
         trials=tuple(trials[i] for i in kept),
         hyperparameters=hyperparameters,
@@ -290,6 +293,7 @@ def _hyperparameters(
     columns: Mapping[str, Sequence[Any]],
     roles: Mapping[str, str | None],
     column_of: Callable[[str], np.ndarray],
+    objective: np.ndarray,
     warnings: list[str],
 ) -> dict[str, np.ndarray]:
     """The columns that vary and are nothing else; those that only look like results or names are said in warnings."""
@@ -298,7 +302,7 @@ def _hyperparameters(
     for name in columns:
         if roles[name] not in (None, "hyperparameter") or not varies(column := column_of(name)):
             continue
-        if roles[name] is None and column.dtype != object and names.is_metric(name):
+        if roles[name] is None and column.dtype != object and (names.is_metric(name) or _repeats(column, objective)):
             results.append(name)
         elif roles[name] is None and _names_trials(column):
             warnings.append(f"column {name!r} differs in every trial and was taken for a name, not a hyperparameter")
@@ -309,10 +313,23 @@ def _hyperparameters(
     return found
 
 
+def _repeats(column: np.ndarray, objective: np.ndarray) -> bool:
+    """Whether numbers are the objective under another name, in too many trials for chance."""
+    feasible = ~np.isnan(objective)
+    return feasible.sum() > TELLING and np.array_equal(column[feasible], objective[feasible])
+
+
 def _names_trials(column: np.ndarray) -> bool:
-    if column.dtype != object or len(column) <= DISTINCT_TEXTS or not isinstance(column[0], str):
+    if column.dtype != object or len(column) <= TELLING or not isinstance(column[0], str):
         return False
     return len(set(column.tolist())) == len(column)
+
+
+def _check_text(texts: Sequence[Any]) -> None:
+    """Refuses halves of surrogate pairs, which JSON can escape and no page can hold."""
+    for one in texts:
+        if isinstance(one, str) and not one.isascii() and one.encode("utf-8", "replace").decode() != one:
+            raise InputError(f"{one!r} holds half of a surrogate pair, expected Unicode text; correct it")
 
 
 def _check_finite(name: str, column: np.ndarray, trials: Sequence[str], kept: np.ndarray) -> None:

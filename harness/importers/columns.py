@@ -249,14 +249,14 @@ def curve(steps: np.ndarray | None, values: np.ndarray) -> Curve:
       values: (m,).
 
     Returns:
-      The curve; points without a step are left out.
+      The curve; points without a finite step are left out.
     """
     values = np.asarray(values, dtype=np.float64)
     if steps is None:
         return Curve(np.arange(1.0, len(values) + 1), values)
     steps = np.asarray(steps, dtype=np.float64)
-    if not np.all(np.diff(steps) > 0):  # also where a step is NaN
-        known = np.flatnonzero(~np.isnan(steps))
+    if not (np.all(np.diff(steps) > 0) and np.all(np.isfinite(steps))):
+        known = np.flatnonzero(np.isfinite(steps))
         order = known[np.argsort(steps[known], kind="stable")]
         last = np.append(np.diff(steps[order]) > 0, True)[: len(order)]
         steps, values = steps[order[last]], values[order[last]]

@@ -5,6 +5,7 @@ Matplotlib takes a second to import and a tenth of one a panel; a page of fifty 
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -16,8 +17,11 @@ import numpy as np
 from harness.analysis.axes import Axis, positions
 
 WIDTH, HEIGHT = 340, 240
-LEFT, RIGHT, TOP, BOTTOM = 58, 12, 10, 40
+LEFT, RIGHT, TOP, BOTTOM = 70, 12, 10, 40
 """Pixels of a chart, and its margins."""
+
+CHARACTER = 5.2
+"""Mean width of a tick's letters, in pixels."""
 
 
 class Tick(NamedTuple):
@@ -126,19 +130,37 @@ def ticks(axis: Axis, place, most: int = 5) -> list[Tick]:
         numbers = _steps(low, high, most)
     if len(numbers) < 2:
         numbers = [low, high]
-    return [Tick(float(place(on(axis, [one])[0])), label(one)) for one in numbers]
+    places = place(on(axis, numbers))
+    return [Tick(float(at), text) for at, text in zip(places, _labels(numbers, scale), strict=True)]
 
 
-def label(value: float) -> str:
-    """A short number: 0.01, 3e-05, 0.999."""
-    return re.sub(r"e\+?(-?)0*", r"e\1", f"{value:.6g}")
+def label(value: float, digits: int = 6) -> str:
+    """A short number: 0.01, 3e-5, 0.999."""
+    return re.sub(r"e\+?(-?)0*", r"e\1", f"{value:.{digits}g}")
+
+
+def _labels(numbers: list[float], scale: str) -> list[str]:
+    """Labels of ascending numbers, with the digits that tell them apart: 1.0000001 is not 1."""
+    if scale == "reverse_log" and numbers[-1] > 1 - 1e-6:
+        return [f"1-{label(1 - one, 2)}" for one in numbers]
+    if scale != "linear":
+        return [label(one) for one in numbers]
+    apart = min(after - before for before, after in itertools.pairwise(numbers))
+    digits = math.ceil(math.log10(max(map(abs, numbers)) / apart)) + 1
+    return [label(one, min(max(digits, 6), 15)) for one in numbers]
 
 
 def named(values: Sequence[object]) -> tuple[Mapping[object, float], list[Tick]]:
     """Positions of categories side by side, and their ticks."""
     at = {value: (i + 0.5) / len(values) for i, value in enumerate(values)}
-    shortened = [str(value) if len(str(value)) <= 12 else f"{str(value)[:11]}…" for value in values]
-    return at, [Tick(float(across(at[v])), text) for v, text in zip(values, shortened, strict=True)]
+    room = max(4, min(12, int((WIDTH - LEFT - RIGHT) / CHARACTER / len(values)) - 1))
+    texts = [str(value) for value in values]
+    if len(texts) > 1 and max(map(len, texts)) > room:
+        columns = enumerate(zip(*texts, strict=False))
+        common = next((i for i, letters in columns if len(set(letters)) > 1), 0)
+        texts = [f"…{text[common:]}" if common > 2 else text for text in texts]
+    texts = [text if len(text) <= room else f"{text[: room - 1]}…" for text in texts]
+    return at, [Tick(float(across(at[value])), text) for value, text in zip(values, texts, strict=True)]
 
 
 def path(x: np.ndarray, y: np.ndarray) -> str:
@@ -161,7 +183,7 @@ def _decades(low: float, high: float, most: int) -> list[float]:
 
 
 def _steps(low: float, high: float, most: int) -> list[float]:
-    rough = (high - low) / most
+    rough = high / most - low / most  # neither overflows
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(m * power for m in (1, 2, 5, 10) if m * power >= rough * 0.999)
     first = math.ceil(low / step - 1e-9)

@@ -72,8 +72,8 @@ def _sections(reading: Reading) -> list[Section]:
         ),
         Section(
             "Isolation plots",
-            "The best trial per value or bucket, the other hyperparameters optimised away; in grey, where the best of "
-            "as many random trials of this study lies with 95% chance.",
+            "The best trial per value or bucket, the other hyperparameters optimised away (the mean of a setting that "
+            "was run more than once); in grey, where that of as many random ones of the study lies with 95% chance.",
             [isolation_plot(reading, one) for one in in_order if one.best >= 0],
         ),
         Section(

@@ -63,7 +63,8 @@ def isolation_plot(reading: Reading, isolation: Isolation) -> Chart:
         axis = reading.axes.get(name) or _observed(reading, name)
         chart.x_ticks = ticks(axis, across)
         middles = on(axis, [piece.value for piece in found]).tolist()
-    width = 150 / max(len(isolation.slices), 1)
+    apart = np.diff(np.sort(across(np.array(middles))))
+    width = max(1.0, min([150 / len(isolation.slices), *(0.9 * apart).tolist()]))
     worst = y_axis.high if table.goal == "min" else y_axis.low
     for piece, middle in zip(found, middles, strict=True):
         x = float(across(middle))
@@ -91,7 +92,8 @@ def best_of_plot(reading: Reading) -> Chart:
     ends = [end for i in shown for end in (found.low[i], found.high[i])] or [0.0, 1.0]
     y_axis, x_axis = padded(min(ends), max(ends)), padded(1.0, float(found.ks[-1]))
     chart = Chart("best of k trials", "k, trials of a study", f"best {name}", "distribution of the best of k trials")
-    chart.x_ticks, chart.y_ticks = ticks(x_axis, across), ticks(y_axis, up)
+    chart.x_ticks = [tick for tick in ticks(x_axis, across) if float(tick.label).is_integer()]  # k is a count
+    chart.y_ticks = ticks(y_axis, up)
     width = min(12.0, 180 / len(keep))
     for i in shown:
         q1, median, q3, low, high = (float(getattr(found, one)[i]) for one in ("q1", "median", "q3", "low", "high"))

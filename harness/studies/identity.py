@@ -86,6 +86,7 @@ def _settings(place: PlannedTrial) -> dict[str, Any]:
         "optimizer": trial.optimizer,
         "schedule": trial.schedule,
         "curvature_examples": trial.curvature_examples,
+        "curvature_steps": list(trial.curvature_steps),
         "evaluation_batch_size": trial.evaluation_batch_size,
         "evaluation_steps": list(trial.evaluation_steps),
         "replicate": place.replicate,

@@ -11,6 +11,8 @@ from harness.records import InputError
 from harness.studies.packing import Packing
 from harness.studies.processes import run_trials
 from harness.studies.study import PlannedTrial
+from harness.training.batches import check_batch_size
+from workloads.workload import DataError, Stream
 
 if TYPE_CHECKING:
     from harness.studies.machine import Machine
@@ -100,6 +102,27 @@ def run_missing(
         finished=frozenset(finished),
         packings=packings,
     )
+
+
+def check_batches(planned: Sequence[PlannedTrial]) -> None:
+    """Refuses batches larger than the training set, and missing data, before there is a folder.
+
+    Raises:
+      InputError: see there.
+    """
+    largest = {}
+    for place in planned:
+        trial = place.trial
+        key = json.dumps(trial.workload.data_hashes(), sort_keys=True)
+        if key not in largest or trial.batch_size > largest[key].batch_size:
+            largest[key] = trial
+    for trial in largest.values():
+        try:
+            train = trial.workload.data(trial.seeds["split"]).train
+        except DataError as error:
+            raise InputError(str(error)) from None
+        examples = train.records if isinstance(train, Stream) else next(iter(train.values()))
+        check_batch_size(trial.batch_size, len(examples))
 
 
 def how_it_was_run(store: Store) -> dict[str, Any]:

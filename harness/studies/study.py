@@ -59,6 +59,7 @@ class Study:
       optimizer: one of `harness.training.trial.OPTIMIZERS`.
       schedule: one of `harness.training.trial.SCHEDULES`.
       curvature_examples: see `harness.training.trial.Trial`.
+      curvature_steps: see `harness.training.trial.Trial`; those beyond a trial's end are left out.
       predictions: see `harness.training.trial.Trial`.
       pilot: draw the seeds from the range of the pilots.
     """
@@ -76,6 +77,7 @@ class Study:
     optimizer: str = "heavy_ball"
     schedule: str = "constant"
     curvature_examples: int = 0
+    curvature_steps: Sequence[int] = (0,)
     predictions: bool = False
     pilot: bool = False
 
@@ -104,6 +106,7 @@ class Study:
                         hyperparameters=hyperparameters,
                         seeds=own_seeds,
                         curvature_examples=self.curvature_examples,
+                        curvature_steps=tuple(s for s in self.curvature_steps if s <= end),
                         predictions=self.predictions,
                     )
                     planned.append(PlannedTrial(self.name, arm.name, replicate, trial))

@@ -10,6 +10,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+ADAM_RULES = ("adam", "nadam", "adamw")
+"""Update rules whose state begins with Adam's moments."""
+
 
 def update_rule(
     optimizer: str, hyperparameters: Mapping[str, jax.Array], learning_rate: jax.Array

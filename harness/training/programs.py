@@ -290,8 +290,12 @@ class Programs:
         batch: Mapping[str, jax.Array],
         hyperparameters: Mapping[str, jax.Array],
         vector: jax.Array,
-    ) -> jax.Array:
-        """Multiplies the Hessian of one trial's objective on one batch by a vector, float32 (parameters,)."""
+    ) -> tuple[jax.Array, jax.Array]:
+        """Multiplies the Hessian of one trial's objective on one batch by a vector.
+
+        Returns:
+          The gradient, which comes with it, and the product, float32 (parameters,) each.
+        """
         flat, unravel = ravel_pytree(parameters)
         weighted = {**batch, "weight": jnp.ones(next(iter(batch.values())).shape[0], jnp.float32)}
 
@@ -300,7 +304,7 @@ class Programs:
             value, _ = self._objective(unravel(flat_parameters), model_state, weighted, hyperparameters, key)
             return value
 
-        return jax.jvp(jax.grad(objective), (flat,), (vector,))[1]
+        return jax.jvp(jax.grad(objective), (flat,), (vector,))
 
 
 def _batches_at(examples: Mapping[str, jax.Array], number: jax.Array, axis: int) -> dict[str, jax.Array]:

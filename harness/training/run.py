@@ -10,10 +10,12 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.flatten_util import ravel_pytree
 
 from harness.training.checkpoints import Checkpoints
-from harness.training.curvature import largest_eigenvalue
+from harness.training.curvature import adam_preconditioner, largest_eigenvalue
 from harness.training.feeds import Piece, feed_of
+from harness.training.optimizer import ADAM_RULES
 from harness.training.programs import Programs, TrainingState
 from harness.training.schedule import learning_rates
 from harness.training.trial import Trial
@@ -30,12 +32,13 @@ class Outcome:
     Attributes:
       status: `complete` or `infeasible`.
       reason: why it is infeasible, otherwise None.
-      results: name to number: `sharpness` (NaN where not measured); `final_error` and `final_loss` of the last
-        evaluation; `best_error`, `best_loss` and `best_step` of the best evaluation, selected in retrospect by the
-        workload's objective; with clipping `clipped_share`.
+      results: name to number: `sharpness` at initialisation (NaN where not measured); `final_error` and `final_loss` of
+        the last evaluation; `best_error`, `best_loss` and `best_step` of the best evaluation, selected in retrospect by
+        the workload's objective; with clipping `clipped_share`.
       curves: name to float32 array: those of `Programs.curves` and `learning_rate` per step, `evaluation_step`,
-        `evaluation_error` and `evaluation_loss` per evaluation, and where asked for `prediction`, the label predicted
-        for every validation example (or token) after the last step.
+        `evaluation_error` and `evaluation_loss` per evaluation; where asked for, `sharpness_step`, `sharpness` and for
+        `adam`, `nadam` and `adamw` `preconditioned_sharpness` per measurement, NaN where the iteration failed, and
+        `prediction`, the label predicted for every validation example (or token) after the last step.
       timings: name to seconds.
     """
 
@@ -48,7 +51,7 @@ class Outcome:
 
 def compile_programs(programs: Programs, trial: Trial) -> None:
     """Compiles what the trial's group needs, by a run of no steps."""
-    run_pack(programs, [dataclasses.replace(trial, evaluation_steps=(0,))], steps_limit=0)
+    run_pack(programs, [dataclasses.replace(trial, evaluation_steps=(0,), curvature_steps=(0,))], steps_limit=0)
 
 
 def run_trial(programs: Programs, trial: Trial, checkpoints: Checkpoints | None = None, **named: Any) -> Outcome:
@@ -70,8 +73,8 @@ def run_pack(
 
     Args:
       programs: of the trials' compile group.
-      trials: of one compile group and of equal steps and evaluation steps, at most as many as the programs have lanes;
-        lanes left over repeat the last trial.
+      trials: of one compile group and of equal steps, evaluation steps and curvature steps, at most as many as the
+        programs have lanes; lanes left over repeat the last trial.
       steps_limit: train at most so many steps, for a run that only compiles; None trains all.
       checkpoints: where a single trial saves its state at every evaluation, and where it goes on from; None for
         neither.
@@ -88,23 +91,26 @@ def run_pack(
     pack = _Pack(programs, trials, workers)
     total = trials[0].total_steps if steps_limit is None else steps_limit
     evaluation_steps = {step for step in trials[0].evaluation_steps if step <= total}
+    measured = {step: row for row, step in enumerate(trials[0].curvature_steps) if step <= total}
 
     state = programs.blank_state()
     saved = checkpoints.restore(state) if checkpoints else None
     if saved is not None:
         done, state, curves, evaluations = saved.step, saved.state, saved.curves, saved.evaluations
-        sharpness = saved.sharpness
+        curvature = saved.curvature
     else:
         done = 0
         state, recorded = pack.advance(state, pack.prepare(0, 0))
         curves = {name: np.zeros((len(trials), 0), np.float32) for name in recorded}
-        sharpness = pack.sharpness(state)
+        curvature = np.full((len(trials[0].curvature_steps), 3, len(trials)), np.nan, np.float32)
+        if 0 in measured:
+            curvature[measured[0]] = pack.curvature(state, 0)
         evaluations = np.zeros((0, 3, len(trials)), np.float32)
         if 0 in evaluation_steps:
             evaluations = np.append(evaluations, pack.evaluate(state, 0), 0)
 
     multiples = range(pack.chunk, total, pack.chunk)
-    stops = sorted(step for step in {*multiples, *evaluation_steps, total} if step > done)
+    stops = sorted(step for step in {*multiples, *evaluation_steps, *measured, total} if step > done)
     segments = list(itertools.pairwise([done, *stops]))
     prepared = pack.prepare(*segments[0]) if segments else None
     for number, (start, stop) in enumerate(segments, 1):
@@ -119,10 +125,12 @@ def run_pack(
             curves[name] = np.append(curves[name], curve, 1)
         if not np.any(np.all(np.isfinite(curves["train_objective"]), axis=1)):
             break
+        if stop in measured:
+            curvature[measured[stop]] = pack.curvature(state, stop)
         if stop in evaluation_steps:
             evaluations = np.append(evaluations, pack.evaluate(state, stop), 0)
             if checkpoints:
-                checkpoints.save(stop, state, curves, evaluations, sharpness)
+                checkpoints.save(stop, state, curves, evaluations, curvature)
             on_evaluation(stop, evaluations[-1, 1:])
 
     predictions = pack.predictions(state) if trials[0].predictions and steps_limit is None else None
@@ -132,7 +140,7 @@ def run_pack(
             trial,
             {name: curve[lane] for name, curve in curves.items()},
             evaluations[:, :, lane],
-            float(sharpness[lane]),
+            curvature[:, :, lane],
             None if predictions is None else predictions[lane],
             seconds,
         )
@@ -144,7 +152,7 @@ def _outcome(
     trial: Trial,
     curves: Mapping[str, np.ndarray],
     evaluations: np.ndarray,
-    sharpness: float,
+    curvature: np.ndarray,
     predictions: np.ndarray | None,
     seconds: float,
 ) -> Outcome:
@@ -156,7 +164,10 @@ def _outcome(
         reason = f"the training loss was not finite at step {bad}"
         curves = {name: curve[:bad] for name, curve in curves.items()}
         evaluations = evaluations[evaluations[:, 0] < bad]
-    results = {"sharpness": sharpness}
+        curvature = curvature[curvature[:, 0] < bad]
+    results = {"sharpness": float("nan")}
+    if len(curvature) and curvature[0, 0] == 0:
+        results["sharpness"] = float(curvature[0, 1])
     final, best = np.full(3, np.nan), np.full(3, np.nan)
     if len(evaluations) and reason is None:
         final = evaluations[-1]
@@ -170,6 +181,11 @@ def _outcome(
     rates = _rates(trial)[: len(curves["train_objective"])]
     names = ("evaluation_step", "evaluation_error", "evaluation_loss")
     curves = {**curves, "learning_rate": rates, **dict(zip(names, evaluations.T, strict=True))}
+    if trial.curvature_examples:
+        own = curvature[np.isfinite(curvature[:, 0])].T
+        curves.update(sharpness_step=own[0], sharpness=own[1])
+        if trial.optimizer in ADAM_RULES:
+            curves["preconditioned_sharpness"] = own[2]
     if predictions is not None and reason is None:
         curves["prediction"] = predictions
     return Outcome(
@@ -243,24 +259,37 @@ class _Pack:
         by_example = by_lane.reshape(len(by_lane), -1, *by_lane.shape[3:])[:, : self._feed.held_out]
         return by_example.reshape(len(by_lane), -1).astype(np.float32)
 
-    def sharpness(self, state: TrainingState) -> np.ndarray:
-        """Largest Hessian eigenvalue of each trial, float32 (trials,), NaN where it is not asked for."""
-        return np.array([self._sharpness(state, lane) for lane in range(len(self._trials))], np.float32)
+    def curvature(self, state: TrainingState, step: int) -> np.ndarray:
+        """Step, sharpness and preconditioned sharpness of each trial, float32 (3, trials), NaN where not asked for."""
+        rows = [(step, *self._curvature(state, lane)) for lane in range(len(self._trials))]
+        return np.array(rows, np.float32).T
 
-    def _sharpness(self, state: TrainingState, lane: int) -> float:
+    def _curvature(self, state: TrainingState, lane: int) -> tuple[float, float]:
         trial = self._trials[lane]
         if not trial.curvature_examples:
-            return float("nan")
+            return float("nan"), float("nan")
         batch = self._feed.first(lane, trial.curvature_examples)
         hyperparameters = {name: values[lane] for name, values in self._hyperparameters.items()}
-        own = (state.parameters, state.model_state)
-        parameters, model_state = jax.tree.map(lambda leaf: np.asarray(leaf)[lane], own)
+        own = (state.parameters, state.model_state, state.optimizer_state)
+        parameters, model_state, optimizer_state = jax.tree.map(lambda leaf: np.asarray(leaf)[lane], own)
         size = sum(leaf.size for leaf in jax.tree.leaves(parameters))
 
-        def product(vector: np.ndarray) -> np.ndarray:
+        def both(vector: np.ndarray) -> tuple[jax.Array, jax.Array]:
             return self._programs.hessian_product(parameters, model_state, batch, hyperparameters, vector)
 
-        return largest_eigenvalue(product, size, trial.seeds["init"])
+        sharpness = largest_eigenvalue(lambda vector: both(vector)[1], size, trial.seeds["init"])
+        if trial.optimizer not in ADAM_RULES:
+            return sharpness, float("nan")
+        gradient = np.asarray(both(np.zeros(size, np.float32))[0], np.float64)
+        moments = optimizer_state[0]
+        second_moment = ravel_pytree(moments.nu)[0]
+        root = np.sqrt(adam_preconditioner(second_moment, int(moments.count), gradient, hyperparameters))
+
+        def preconditioned(vector: np.ndarray) -> np.ndarray:
+            with np.errstate(all="ignore"):  # what is not finite makes the eigenvalue NaN
+                return np.asarray(both((vector / root).astype(np.float32))[1]) / root
+
+        return sharpness, largest_eigenvalue(preconditioned, size, trial.seeds["init"])
 
 
 def _rates(trial: Trial) -> np.ndarray:

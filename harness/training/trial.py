@@ -73,7 +73,8 @@ class Trial:
       schedule: one of `SCHEDULES`.
       hyperparameters: those of `COMMON` and of the optimizer, and any of `OPTIONAL`.
       seeds: purpose to seed, see `derive_seeds`.
-      curvature_examples: examples of the batch on which the sharpness at initialisation is measured; 0 for not at all.
+      curvature_examples: examples of the batch on which the sharpness is measured; 0 for not at all.
+      curvature_steps: after how many steps, warmup included, to measure it, ascending; 0 is before training.
       predictions: record the predicted label of every validation example at the last evaluation.
     """
 
@@ -87,6 +88,7 @@ class Trial:
     hyperparameters: Mapping[str, float]
     seeds: Mapping[str, int]
     curvature_examples: int = 0
+    curvature_steps: tuple[int, ...] = (0,)
     predictions: bool = False
 
     def __post_init__(self) -> None:
@@ -107,6 +109,12 @@ class Trial:
                 raise InputError(f"{name} {value!r}: expected a finite number")
         if self.batch_size < 1 or self.steps < 1:
             raise InputError(f"batch_size {self.batch_size}, steps {self.steps}: expected at least 1")
+        ascending = sorted({step for step in self.curvature_steps if step >= 0})
+        if not ascending or list(self.curvature_steps) != ascending:
+            raise InputError(
+                f"curvature_steps {self.curvature_steps!r}: expected ascending steps from 0 on, such as (0, 100); "
+                "where nothing is to be measured, curvature_examples is 0"
+            )
 
     @property
     def total_steps(self) -> int:

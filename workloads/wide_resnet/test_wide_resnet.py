@@ -10,8 +10,7 @@ import pytest
 
 from workloads.contract import WorkloadContract, compile_quickly, dtypes, trace_loss_and_gradient, weighted
 from workloads.convolution import convolve_by_matrix_product
-from workloads.data import cifar
-from workloads.data.test_cifar import prepare as prepare_cifar
+from workloads.data import cifar, synthetic_cifar
 from workloads.wide_resnet.model import WideResNet as Model
 from workloads.wide_resnet.workload import WideResNet
 from workloads.workload import ConfigurationError, DataError, configure, workload_scale
@@ -140,7 +139,7 @@ def test_paper_scale_names_a_mend_for_its_missing_data(tmp_path, monkeypatch, da
 def test_paper_scale_at_full_shapes(tmp_path, monkeypatch, dataset):
     """Traced alone, on images of the road; 200 epochs of 45,000 images."""
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
-    prepare_cifar(tmp_path, dataset)
+    synthetic_cifar.prepare(tmp_path, dataset, 40, 4)
     scale = workload_scale("wide_resnet", "paper")
     workload = configure(scale.workload, {"dataset": dataset})
     stream = workload.data(0).train
