@@ -199,13 +199,21 @@ _SETTINGS = {
 PUBLISHED_GAIN = 0.2851 - 0.2344
 """By how much the published interior optimum beats the nearer of its ends."""
 
-_CHOSEN = "the rate of each decay, and the decay between the ends, are chosen by mean error on other seeds"
+TUNED = 2
+"""Rates of each end, the best first, that the interior has to beat, and of the interior that an end has to beat to
+contradict. With the best alone, a rate chosen badly passes for a bad decay: where a decay does nothing but the largest
+ruins all, the interior, the best of three, was falsely found better than the smallest in 5.4% of 3,000 null experiments
+of normal errors, and an end better in 4.8% where no decay does anything; now in .8% and .8%, and where the error rises
+five times as steeply beside the best rate in 3.2% and 1.2%, both of 2.5%."""
+
+_CHOSEN = "the rates of each decay, and the decay between the ends, are chosen by mean error on other seeds"
 
 INTERIOR = Claim(
     "isolation.interior-optimum",
     "The best weight decay lies inside of the range: it beats the smallest and the largest, each at its own best rate.",
-    "Lower limits of the paired differences in final error, either end minus the interior decay, above 0 on fresh "
-    f"seeds; {_CHOSEN}.",
+    "Lower limits of the paired differences in final error, either end at each of its two best rates minus the "
+    "interior decay at its best, above 0 on fresh seeds, and contradicted only where the interior loses at its second "
+    f"best too; {_CHOSEN}.",
 )
 BASELINE = Claim(
     "isolation.fair-baseline",
@@ -242,13 +250,13 @@ class _Choice(NamedTuple):
     """What the first round chose among the levels of a hyperparameter.
 
     Attributes:
-      rates: arm to its best rate.
+      rates: arm to its `TUNED` best rates, the best first.
       interior: the best arm between the ends.
       best: the best of the levels.
       errors: arm to its mean error at its best rate.
     """
 
-    rates: Mapping[str, float]
+    rates: Mapping[str, tuple[float, ...]]
     interior: str
     best: str
     errors: Mapping[str, float]
@@ -332,12 +340,14 @@ def _retrain(records: Sequence[TrialRecord], scale: str, control: bool, override
     studies = []
     for grid in (settings.resnet,) if control else (settings.resnet, settings.mlp):
         choice = _choose(records, grid, settings.selection, control)
-        for arm in _levels(grid, fresh, control):
-            points = [{"learning_rate": choice.rates[arm.name]}]
+        levels = _levels(grid, fresh, control)
+        for arm in levels:
+            compared = arm.name in (choice.interior, levels[0].name, levels[-1].name)
+            points = [{"learning_rate": rate} for rate in choice.rates[arm.name][: TUNED if compared else 1]]
             studies.append(_study(f"{arm.name}-fresh", grid, (arm,), points, fresh, overrides))
         if not control:
             none = _arm(grid, NO_DECAY)
-            rates = dict.fromkeys((choice.rates[none.name], choice.rates[choice.interior]))  # perhaps the same
+            rates = dict.fromkeys(choice.rates[arm][0] for arm in (none.name, choice.interior))  # perhaps the same
             points = [{"learning_rate": rate} for rate in rates]
             studies.append(_study(f"{none.name}-fresh", grid, (none,), points, fresh, overrides))
     return studies
@@ -351,8 +361,8 @@ def _choose(records: Sequence[TrialRecord], grid: _Grid, selection: int, control
     rates, errors = {}, {}
     for arm in levels + ([] if control else [_arm(grid, NO_DECAY).name]):
         means = {rate: np.mean([_error(t) for t in _first(records, arm, rate, selection)]) for rate in grid.rates}
-        rates[arm] = min(means, key=means.__getitem__)
-        errors[arm] = means[rates[arm]]
+        rates[arm] = tuple(sorted(means, key=means.__getitem__)[:TUNED])
+        errors[arm] = means[rates[arm][0]]
     return _Choice(rates, min(levels[1:-1], key=errors.__getitem__), min(levels, key=errors.__getitem__), errors)
 
 
@@ -390,18 +400,25 @@ def _excess(
     return paired_differences(*(_fresh(records, *pair, selection) for pair in (setting, other)), _error)
 
 
-def _losses_of_ends(
+def _interior(
     records: Sequence[TrialRecord], grid: _Grid, choice: _Choice, selection: int, control: bool
-) -> list[np.ndarray]:
-    """By how much each end is worse than the best interior level, each at its own rate."""
+) -> tuple[Judgement, np.ndarray]:
+    """The main claim, and by how much the ends are worse than the interior on average, per fresh seed."""
     levels = [arm.name for arm in _levels(grid, range(0), control)]
-    best = (choice.interior, choice.rates[choice.interior])
-    return [_excess(records, selection, (end, choice.rates[end]), best) for end in (levels[0], levels[-1])]
+    ends = [(end, rate) for end in (levels[0], levels[-1]) for rate in choice.rates[end]]
+    best, *others = (
+        every(*(larger(_excess(records, selection, end, (choice.interior, rate)), 0.0, PUBLISHED_GAIN) for end in ends))
+        for rate in choice.rates[choice.interior]
+    )
+    judgement = dataclasses.replace(best, p_against=max(part.p_against for part in (best, *others)))
+    own = (choice.interior, choice.rates[choice.interior][0])
+    excess = [_excess(records, selection, (end, choice.rates[end][0]), own) for end in (levels[0], levels[-1])]
+    return judgement, np.mean(excess, axis=0)
 
 
 def _overstated(records: Sequence[TrialRecord], grid: _Grid, selection: int, delta: float) -> Judgement:
     choice, none = _choose(records, grid, selection, control=False), _arm(grid, NO_DECAY).name
-    kept, tuned = (none, choice.rates[choice.interior]), (none, choice.rates[none])
+    kept, tuned = (none, choice.rates[choice.interior][0]), (none, choice.rates[none][0])
     return larger(_excess(records, selection, kept, tuned), delta)
 
 
@@ -409,10 +426,9 @@ def _judge(records: Sequence[TrialRecord], scale: str, control: bool) -> list[tu
     settings = _SETTINGS[scale]
     selection = settings.selection
     choice = _choose(records, settings.resnet, selection, control)
-    losses = _losses_of_ends(records, settings.resnet, choice, selection, control)
-    interior = every(*(larger(loss, 0.0, PUBLISHED_GAIN) for loss in losses))
+    interior, excess = _interior(records, settings.resnet, choice, selection, control)
     if control:
-        return [(INTERIOR, interior), (CONTROL, same(np.mean(losses, axis=0), settings.delta))]
+        return [(INTERIOR, interior), (CONTROL, same(excess, settings.delta))]
     pick = _choose(records, settings.mlp, selection, control).best
     wanted = [arm.name for arm in _levels(settings.mlp, range(0), control)].index(pick)
     found = [_search(records, settings.mlp, number).best for number in range(settings.searches)]
@@ -446,7 +462,7 @@ def _draw(records: Sequence[TrialRecord], verdicts: Sequence[Verdict], scale: st
     }
     choice = _choose(records, grid, settings.selection, control)
     fresh = [
-        np.mean([_error(t) for t in _fresh(records, arm.name, choice.rates[arm.name], settings.selection).values()])
+        np.mean([_error(t) for t in _fresh(records, arm.name, choice.rates[arm.name][0], settings.selection).values()])
         for arm in levels
     ]
     single = [[e for errors in first[arm.name].values() for e in errors] for arm in levels]
@@ -467,11 +483,12 @@ def _draw(records: Sequence[TrialRecord], verdicts: Sequence[Verdict], scale: st
         for rate, colour in zip(grid.rates, _rate_colours(len(grid.rates)), strict=True)
     ]
     draw_isolation(axes[1], by_rate, xlabel, ylabel, "the same at each fixed rate (means)", xlog=not control)
+    axes[1].set_ylim(top=2 * axes[1].get_ylim()[1])  # room for the legend
     if not control:
         _draw_searches(axes[2], records, settings, xlabel, ylabel)
         _draw_baselines(axes[3], records, settings, ylabel)
     for panel in axes[: 2 if control else 3]:
-        panel.legend()
+        panel.legend(loc="upper left", ncols=2)
     return figure
 
 
@@ -514,9 +531,9 @@ def _draw_baselines(axes: Axes, records: Sequence[TrialRecord], settings: _Setti
         choice, none = _choose(records, grid, settings.selection, control=False), _arm(grid, NO_DECAY).name
         best = choice.interior
         for label, arm, rate in (
-            ("best\ndecay", best, choice.rates[best]),
-            ("no decay,\ntuned", none, choice.rates[none]),
-            ("no decay,\nnot tuned", none, choice.rates[best]),
+            ("best\ndecay", best, choice.rates[best][0]),
+            ("no decay,\ntuned", none, choice.rates[none][0]),
+            ("no decay,\nnot tuned", none, choice.rates[best][0]),
         ):
             found = _fresh(records, arm, rate, settings.selection)
             groups[f"{name}\n{label}"] = [_error(trial) for trial in found.values()]
