@@ -25,6 +25,7 @@ Decoders of JPEG may differ in a pixel's last bit, so that only the file is the 
 CLASSES = 10
 TRAINING_CROPS = 500
 """Training crops per photograph."""
+TRAINING_EXAMPLES = TRAINING_CROPS * CLASSES
 VALIDATION_CROPS = 100
 """Validation crops per photograph."""
 TILE = 64

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from workloads.data import imagenet2012, mnist5k, photo_patches, photo_patches_jpeg
+from workloads.data.training_part import check_training_part, training_part
 from workloads.workload import ConfigurationError, Scale, Splits, check_at_least, check_choice
 
 if TYPE_CHECKING:
@@ -57,6 +58,8 @@ class ResNet:
       dataset: `imagenet2012`, `photo_patches`, `photo_patches_jpeg` (random resized crops of the same photographs, read
         as ImageNet is) or `mnist5k`.
       side: side of the square images.
+      training_examples: how many of the training examples of `photo_patches` or `mnist5k`, 0 for all.
+      label_noise: share of their labels that are replaced, see `workloads.data.training_part`.
       convolution: `xla`, `matrix_product` or `by_backend` (the matrix product on CPU, XLA elsewhere).
     """
 
@@ -74,6 +77,8 @@ class ResNet:
     compute_dtype: str = "float32"
     dataset: str = "imagenet2012"
     side: int = 224
+    training_examples: int = 0
+    label_noise: float = 0.0
     convolution: str = "by_backend"
 
     def __post_init__(self) -> None:
@@ -100,6 +105,8 @@ class ResNet:
             raise ConfigurationError(f"side={self.side!r}: expected at least {smallest} with stem={self.stem!r}")
         if self.dataset.startswith("photo_patches") and not 8 <= self.side <= photo_patches.TILE:
             raise ConfigurationError(f"side={self.side!r}: expected 8 to {photo_patches.TILE} of {self.dataset}")
+        examples = _ARRAYS[self.dataset].TRAINING_EXAMPLES if self.dataset in _ARRAYS else 0
+        check_training_part(self.training_examples, self.label_noise, examples, self.dataset)
         check_choice("convolution", self.convolution, ("xla", "matrix_product", "by_backend"))
 
     @property
@@ -119,7 +126,8 @@ class ResNet:
         """See `workloads.workload.Workload`."""
         if self.dataset in _STREAMS:
             return _STREAMS[self.dataset].streams(split_seed, self.side)
-        return _ARRAYS[self.dataset].splits(split_seed, self.side)
+        splits = _ARRAYS[self.dataset].splits(split_seed, self.side)
+        return training_part(splits, split_seed, self.training_examples, self.label_noise, self.classes)
 
     @property
     def _channels(self) -> Channels | None:

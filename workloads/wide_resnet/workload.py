@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from workloads.data import cifar, mnist5k
+from workloads.data.training_part import check_training_part, training_part
 from workloads.workload import ConfigurationError, Scale, Splits, check_at_least, check_choice
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ class WideResNet:
       compute_dtype: `float32` or `bfloat16`, of the activations.
       dataset: `mnist5k`, `cifar10` or `cifar100`.
       side: side of the square images, at least 4; that of CIFAR is 32.
+      training_examples: how many of the training examples of `mnist5k`, 0 for all.
+      label_noise: share of the training labels of `mnist5k` that are replaced, see `workloads.data.training_part`.
       convolution: `xla`, `matrix_product` or `by_backend` (the matrix product on CPU, XLA elsewhere).
     """
 
@@ -47,6 +50,8 @@ class WideResNet:
     compute_dtype: str = "float32"
     dataset: str = "cifar10"
     side: int = 32
+    training_examples: int = 0
+    label_noise: float = 0.0
     convolution: str = "by_backend"
 
     def __post_init__(self) -> None:
@@ -65,6 +70,8 @@ class WideResNet:
         check_choice("dataset", self.dataset, ("mnist5k", *cifar.CLASSES))
         if self.dataset in cifar.CLASSES and self.side != cifar.SIDE:
             raise ConfigurationError(f"side={self.side!r}: expected {cifar.SIDE} of {self.dataset}")
+        examples = mnist5k.TRAINING_EXAMPLES if self.dataset == "mnist5k" else 0
+        check_training_part(self.training_examples, self.label_noise, examples, self.dataset)
         check_choice("convolution", self.convolution, ("xla", "matrix_product", "by_backend"))
         size = self.side
         for stride in self.group_strides:
@@ -91,7 +98,8 @@ class WideResNet:
         """See `workloads.workload.Workload`."""
         if self.dataset in cifar.CLASSES:
             return cifar.streams(self.dataset, split_seed)
-        return mnist5k.splits(split_seed, self.side)
+        splits = mnist5k.splits(split_seed, self.side)
+        return training_part(splits, split_seed, self.training_examples, self.label_noise, self.classes)
 
     @property
     def _channels(self) -> Channels | None:
