@@ -36,6 +36,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from harness.analysis.intervals import clopper_pearson
 from harness.records import Claim, Verdict
 
 ALPHA = 0.05  # of an experiment, over its claims
@@ -310,25 +311,6 @@ def sign_flip_interval(differences: Sequence[float], level: float) -> tuple[floa
     if k == 0:
         return -np.inf, np.inf
     return float(means[k - 1] - slack), float(means[-k] + slack)
-
-
-def clopper_pearson(successes: int, n: int, level: float) -> tuple[float, float]:
-    """Exact limits of a share (Clopper & Pearson 1934, Biometrika 26:404).
-
-    Args:
-      successes: units that show the outcome, 0 to n.
-      n: units, at least 1.
-      level: two-sided confidence level in (0, 1).
-
-    Returns:
-      (lower, upper) in [0, 1].
-    """
-    from scipy.special import betaincinv
-
-    side = (1 - level) / 2
-    lower = betaincinv(successes, n - successes + 1, side) if successes else 0.0
-    upper = 1 - betaincinv(n - successes, successes + 1, side) if successes < n else 1.0
-    return float(lower), float(upper)
 
 
 def power_of_mean(form: str, sd: float, n: int, effect: float, delta: float, alpha: float = ALPHA) -> float:
