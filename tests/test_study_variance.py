@@ -17,7 +17,7 @@ from harness.experiments.study_variance import (
     paired_excess,
     range_ratio,
 )
-from harness.experiments.verdict import judge, share_above
+from harness.experiments.verdict import judge, no_worse
 from harness.figures.published import published
 from harness.figures.style import save
 from harness.records import TrialRecord
@@ -77,7 +77,7 @@ def by_point(spread, noise, floor=0.1):
 def test_every_trial_has_seeds_of_its_own_and_one_split(control):
     plan = [p for s in EXPERIMENT.studies("laptop", control, {}) for p in s.plan(0)]
     settings = _SETTINGS["laptop"]
-    assert len(plan) == settings.studies * BLOCKS * TRIALS == 1200
+    assert len(plan) == settings.studies * BLOCKS * TRIALS == 2800
     assert len({p.trial.seeds["init"] for p in plan}) == len({p.trial.seeds["order"] for p in plan}) == len(plan)
     assert len({p.trial.seeds["split"] for p in plan}) == 1
     assert set(Counter(p.study for p in plan).values()) == {TRIALS}
@@ -106,6 +106,8 @@ def test_the_ratio_of_the_published_quartiles_and_of_gaussian_trials():
     many = np.random.default_rng(0).normal(size=200_000)
     assert range_ratio(many) == pytest.approx(0.81, abs=0.01)
     assert range_ratio(np.full(100, 0.1)) == 1.0
+    # Best of 20: both quartiles are .1; best of 6: .1 and .4.
+    assert range_ratio(np.repeat([0.1, 0.2, 0.4], [10, 10, 80])) == pytest.approx(0.05 / 0.3)
     assert range_ratio(np.arange(100.0)) == (7 - 2) / (21 - 5)
 
 
@@ -181,12 +183,29 @@ def test_a_f_interval_would_not_keep_it():
     assert np.mean([verdict == "larger" for verdict in found]) > 0.05
 
 
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda size: RNG.random(size) ** 0.51,
+        lambda size: np.exp(0.556 * RNG.normal(size=size)),
+        lambda size: (RNG.random(size) > 0.15) * 0.303 + 0.1 * RNG.normal(size=size),
+        lambda size: np.where(RNG.random(size) < 0.3, 0.9, 0.1 * RNG.random(size) ** 0.51),
+        lambda size: np.round(30 * RNG.random(size) ** 0.506),
+    ],
+    ids=["power law", "lognormal", "bimodal", "partly diverged", "tied"],
+)
+def test_the_rule_of_ratios_keeps_its_level_at_a_ratio_of_a_half(draw):
+    ratios = np.log2([range_ratio(errors) for errors in draw((NULL, 100))])
+    ratios -= ratios.mean() + 1  # the mean is the threshold
+    found = [no_worse(RNG.choice(ratios, 20), -1.0) for _ in range(NULL)]
+    assert np.mean([j.p_for <= 0.05 for j in found]) < 0.025 + 4 * np.sqrt(0.025 / NULL)
+    assert np.mean([j.p_against <= 0.05 for j in found]) < 0.05
+
+
 @pytest.mark.parametrize("shape", ["normal", "skewed to the better", "bimodal"])
-def test_the_rule_of_ratios_keeps_its_level_where_trials_share_a_setting(shape):
-    draws = np.round(SHAPES[shape]((NULL, 100)), 1)
-    under = np.array([range_ratio(errors) < 0.4999 for errors in draws])
-    found = [share_above(int(RNG.choice(under, 12).sum()), 12, 0.5) for _ in range(NULL)]
-    assert np.mean([j.p_for <= 0.05 for j in found]) < 0.025
+def test_trials_that_share_a_setting_do_not_narrow_enough(shape):
+    ratios = np.log2([range_ratio(errors) for errors in np.round(SHAPES[shape]((NULL, 100)), 1)])
+    assert np.mean([no_worse(RNG.choice(ratios, 20), -1.0).p_for <= 0.05 for _ in range(NULL)]) < 0.025
 
 
 @pytest.mark.parametrize("control", [False, True])

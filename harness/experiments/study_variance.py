@@ -8,10 +8,12 @@ again, trial variance; either may be the larger one, and a larger budget narrows
 of the best of k trials that fall and narrow from k = 6 to 20; beside it the retrained winners of studies of 20 trials.
 
 *How it is judged.* A study of 100 trials is five Halton sequences of 20 trials with scramblings of their own, so that
-every study is independent of every other. The ratio of the two interquartile ranges is taken of each study of 100
-exactly, by resampling with replacement as published; a majority of studies has to have it under .5, a sign test of its
-median, exact whatever the distribution. Gaussian trials have a ratio of .81 for endless studies and a median of .70
-for studies of 100, the published study has .195.
+every study is independent of every other. Of each, the two interquartile ranges are taken exactly, by resampling with
+replacement as published. The published study has a ratio of .195, Gaussian trials have .81 over endless studies and a
+median of .70 over studies of 100. One study's ratio is noisy, its log2 has a standard deviation of .65 whatever the
+distribution; the mean of the log2 over studies is near symmetric, as the sign-flip test wants it. Of 1,000 null
+experiments of 20 studies whose mean is the threshold, with power-law, lognormal, bimodal, partly diverged and tied
+trials, .7 to 2.6% are falsely found under it and 3 to 4% falsely over, nominal 2.5%.
 
 Study against trial variance is judged on retrained winners of studies of 20. The distance of a winner's retrained mean,
 one retraining left out, from the median winner's is held against the distance of the one left out from that mean: of
@@ -29,7 +31,14 @@ What differs at `laptop`: a network of two hidden layers of 64 units on 8x8 `mni
 labels replaced, instead of ResNet-50 on ImageNet, since a claim on whole studies takes over a thousand trials. Points
 of the search space are the same for every seed of the experiment; initialisation and data order are not.
 
-PILOTS
+Settings were found on pilot seeds and points, but for one number. Six studies of 100 had a mean log2 ratio of -1.65
+with a standard deviation of .82; 30 winners retrained 4 times spread by .0076, their retrainings by .0046, a ratio of
+1.7 (F interval 1.2 to 2.3). That takes 4,000 validation examples: with 1,000 of them retrainings of the same winners
+spread by .0062 and the ratio is 1.3, as what two runs classify differently is a larger part of both. More label noise
+(.4, .6) or width (128) gave 1.1 to 1.3; a narrower space (rates .003 to 1, decays 1e-5 to .1) gave ratios of ranges of
+.2 to .8. The one number is that of the studies of 100. Seed 0 had first been judged with 12 by a sign test of their
+ratios, which was undecided: 8 of 12 were under .5, with a median of .41. The mean of log2, and 28 studies for a power
+of .8 at a distance of .4 from the threshold, were chosen after that: for this claim seed 0 is not fresh.
 """
 
 from __future__ import annotations
@@ -44,7 +53,7 @@ import numpy as np
 from harness.analysis.best_of_k import best_of
 from harness.analysis.trial_table import final_error
 from harness.experiments.experiment import Experiment
-from harness.experiments.verdict import Judgement, larger, same, share_above
+from harness.experiments.verdict import Judgement, larger, no_worse, same
 from harness.records import Claim, TrialRecord, Verdict
 from harness.search.samplers import sample
 from harness.search.space import Hyperparameter, Space
@@ -110,8 +119,8 @@ _GOOD = {"learning_rate": 0.1, "momentum": 0.9, "weight_decay": 5e-3, "label_smo
 
 _SETTINGS = {
     "smoke": _Settings(("mlp", "smoke"), _NOISY, 1, _GOOD, 0.005, 2, trials=2),
-    "laptop": _Settings(("mlp", "laptop"), {**_NOISY, "validate_on_rest": True}, 12, _GOOD, 0.005, 60),
-    "accelerator": _Settings(("resnet", "laptop"), {"label_noise": 0.2}, 8, _GOOD, 0.01, 40),
+    "laptop": _Settings(("mlp", "laptop"), {**_NOISY, "validate_on_rest": True}, 28, _GOOD, 0.005, 60),
+    "accelerator": _Settings(("resnet", "laptop"), {"label_noise": 0.2}, 20, _GOOD, 0.01, 40),
     # As published, one study: it draws the figure, and leaves its claims undecided.
     "paper": _Settings(("resnet", "paper"), {}, 1, {**_GOOD, "weight_decay": 1e-4}, 0.00073, 4),
 }
@@ -119,8 +128,8 @@ _SETTINGS = {
 NARROWER = Claim(
     "variance.more-trials-narrower",
     "The more trials a study has, the narrower is the spread of its best.",
-    f"In more than half of the independent studies of 100 trials the interquartile range of the best of {MANY} is "
-    f"under {RATIO} of that of the best of {FEW}, by an exact 95% interval of the share: then the median ratio is under it.",
+    f"Over independent studies of 100 trials, upper limit of the mean log2 ratio of the interquartile range of the "
+    f"best of {MANY} to that of the best of {FEW}, under {np.log2(RATIO):g}: a ratio of {RATIO}.",
 )
 STUDY_AGAINST_TRIAL = Claim(
     "variance.study-against-trial",
@@ -224,11 +233,12 @@ def range_ratio(errors: np.ndarray) -> float:
       errors: of the trials, (n,).
 
     Returns:
-      The ratio; 1 where both are 0, since nothing then narrows.
+      The ratio, above 0: a range of 0 counts as half the smallest gap between errors; 1 where the wider range is 0,
+      since nothing then narrows.
     """
     boxes = best_of(errors, "min", [FEW, MANY])
     few, many = (boxes.q3 - boxes.q1).tolist()
-    return many / few if few else 1.0
+    return (many or np.diff(np.unique(errors)).min() / 2) / few if few else 1.0
 
 
 def excess_distances(retrained: np.ndarray) -> np.ndarray:
@@ -271,9 +281,8 @@ def _study_against_trial(retrained: np.ndarray, stated: float) -> Judgement:
 def _judge(records: Sequence[TrialRecord], scale: str, control: bool) -> list[tuple[Claim, Judgement]]:
     settings = _SETTINGS[scale]
     studies = _study_errors(records, scale)
-    # Errors are shares of examples in single precision: a ratio of a half must not pass for less by rounding.
-    under = sum(range_ratio(errors) < RATIO - 1e-4 for errors in studies)
-    narrower = share_above(under, len(studies), 0.5, 1.0)
+    ratios = np.log2([range_ratio(errors) for errors in studies])
+    narrower = no_worse(ratios, float(np.log2(RATIO)), float(np.log2(_MARKS["published"])))
     retrained = _retrained_errors(records, scale)
     if control:
         searched = np.concatenate(studies).reshape(-1, settings.trials)[: settings.winners]
@@ -319,6 +328,9 @@ def _draw(records: Sequence[TrialRecord], verdicts: Sequence[Verdict], scale: st
     axes[1].set_title(f"how much the box narrows from k = {FEW} to {MANY}\n(one dot a study)")
     searched = np.concatenate(studies).reshape(-1, settings.trials)[: len(retrained)]
     draw_winners(axes[2], searched.min(axis=1), retrained)
+    axes[2].set_title(
+        f"winners of {len(retrained)} studies of {settings.trials}, trained again\n(one dot a retraining)"
+    )
     return figure
 
 

@@ -380,7 +380,7 @@ EXPERIMENT = Experiment(
     title="Significance on the validation examples is not enough, and what each source of randomness adds",
     source="which sources make results vary, in the section on adopting a change",
     figure="McNemar p-values of disjoint pairs of runs of one setting, in ascending order, against the .05 of the "
-    "test; and for each workload the standard deviation that each source of randomness gives on its own, with its interval.",
+    "test; and for each workload the standard deviation that each source gives on its own, with its interval.",
     claims=(SIGNIFICANCE, MEASURED),
     control="Pairs with identical seeds where the network draws for nothing else: they are the same run, so that no "
     "pair is significant and all differences are zero.",

@@ -26,7 +26,7 @@ def draw_ratios(axes: Axes, ratios: Sequence[float], marks: Mapping[str, float])
     axes.set(xlabel="interquartile range of the best: many trials over few", ylabel="studies, in order of the ratio")
     axes.set(xlim=(0, max(1.05, 1.05 * max(ratios))), ylim=(0, len(ratios) + 1))
     axes.yaxis.get_major_locator().set_params(integer=True)
-    axes.legend(loc="lower right")
+    axes.legend(loc="lower right", frameon=True)
 
 
 def draw_winners(axes: Axes, found: np.ndarray, retrained: np.ndarray) -> None:
