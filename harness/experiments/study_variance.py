@@ -44,7 +44,7 @@ of .8 at a distance of .4 from the threshold, were chosen after that: for this c
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -156,33 +156,37 @@ def _points(settings: _Settings, number: int, control: bool) -> list[Mapping[str
     return sample(SPACE, "halton", number, settings.trials)
 
 
-def _study(
-    scale: str, name: str, points: Sequence[Mapping[str, float]], replicates: Sequence[int], overrides: Mapping
-) -> Study:
+def _placed(scale: str, overrides: Mapping[str, str]) -> Callable[[str, Mapping[str, float], Sequence[int]], Study]:
+    """A maker of studies of one point: (name, point, replicates) to the study."""
     settings = _SETTINGS[scale]
     size = workload_scale(*settings.workload)
     workload = configure(configure(size.workload, settings.configuration), overrides)
-    return Study(
-        name=name,
-        workload=workload,
-        # One split for all: trials of a study are compared on the same validation examples.
-        arms=(Arm(workload.name, seeds_of={"split": [0] * len(replicates)}),),
-        points=points,
-        replicates=replicates,
-        hyperparameters=size.hyperparameters,
-        batch_size=size.batch_size,
-        steps=size.steps,
-        evaluation_batch_size=size.evaluation_batch_size,
-        optimizer=size.optimizer,
-        schedule="cosine",
-    )
+
+    def study(name: str, point: Mapping[str, float], replicates: Sequence[int]) -> Study:
+        return Study(
+            name=name,
+            workload=workload,
+            # One split for all: trials of a study are compared on the same validation examples.
+            arms=(Arm(workload.name, seeds_of={"split": [0] * len(replicates)}),),
+            points=[point],
+            replicates=replicates,
+            hyperparameters=size.hyperparameters,
+            batch_size=size.batch_size,
+            steps=size.steps,
+            evaluation_batch_size=size.evaluation_batch_size,
+            optimizer=size.optimizer,
+            schedule="cosine",
+        )
+
+    return study
 
 
 def _searches(scale: str, control: bool, overrides: Mapping[str, str]) -> list[Study]:
     """Every trial with seeds of its own: a study of one point and one replicate each, named after its search."""
     settings = _SETTINGS[scale]
+    study = _placed(scale, overrides)
     return [
-        _study(scale, f"search-{number}", [point], [number * settings.trials + index], overrides)
+        study(f"search-{number}", point, [number * settings.trials + index])
         for number in range(settings.studies * BLOCKS)
         for index, point in enumerate(_points(settings, number, control))
     ]
@@ -193,14 +197,14 @@ def _retrainings(
 ) -> list[Study]:
     """The winner of each search, the first where several tie, on fresh seeds."""
     settings = _SETTINGS[scale]
-    error = _error(scale)
+    study, error = _placed(scale, overrides), _error(scale)
     studies = []
     for number in range(settings.winners):
         trials = _trials(records, f"search-{number}")
         best = min(range(len(trials)), key=lambda index: error(trials[index]))
         point = _points(settings, number, control)[best]
         first = _FRESH + number * RETRAININGS
-        studies.append(_study(scale, f"retrained-{number}", [point], range(first, first + RETRAININGS), overrides))
+        studies.append(study(f"retrained-{number}", point, range(first, first + RETRAININGS)))
     return studies
 
 
@@ -209,21 +213,21 @@ def _trials(records: Sequence[TrialRecord], study: str) -> list[TrialRecord]:
     return sorted((record for record in records if record.study == study), key=lambda record: record.replicate)
 
 
-def _error(scale: str):
+def _error(scale: str) -> Callable[[TrialRecord], float]:
     return partial(final_error, classes=workload_scale(*_SETTINGS[scale].workload).workload.classes)
 
 
 def _study_errors(records: Sequence[TrialRecord], scale: str) -> list[np.ndarray]:
     """Errors of the trials of each study of 100, float64 (100,), infeasible ones at chance."""
-    numbers = range(_SETTINGS[scale].studies * BLOCKS)
-    errors = [[_error(scale)(trial) for trial in _trials(records, f"search-{number}")] for number in numbers]
+    numbers, error = range(_SETTINGS[scale].studies * BLOCKS), _error(scale)
+    errors = [[error(trial) for trial in _trials(records, f"search-{number}")] for number in numbers]
     return [np.concatenate(errors[first : first + BLOCKS]) for first in range(0, len(errors), BLOCKS)]
 
 
 def _retrained_errors(records: Sequence[TrialRecord], scale: str) -> np.ndarray:
     """Errors of the retrained winners, float64 (winners, RETRAININGS)."""
-    numbers = range(_SETTINGS[scale].winners)
-    return np.array([[_error(scale)(trial) for trial in _trials(records, f"retrained-{n}")] for n in numbers])
+    numbers, error = range(_SETTINGS[scale].winners), _error(scale)
+    return np.array([[error(trial) for trial in _trials(records, f"retrained-{n}")] for n in numbers])
 
 
 def range_ratio(errors: np.ndarray) -> float:
