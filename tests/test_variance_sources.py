@@ -12,15 +12,16 @@ from harness.figures.style import save
 from harness.records import TrialRecord
 from harness.reproduce import reproduce
 from harness.training.trial import PURPOSES, describe_workload
-from workloads.workload import workload_scale
+from workloads.workload import configure, workload_scale
 
-PAIRS = workload_scale("wide_resnet", "laptop").workload
+PAIRS = configure(workload_scale("mlp", "laptop").workload, _SETTINGS["laptop"].configuration)
+EXAMPLES = 4000
 
 
 def made_up(spread, control=False, sources=None):
     """Records of both rounds at `laptop`.
 
-    `spread` is the standard deviation of the share of the 1,000 labels that a run of a pair has wrong, beside 8% that
+    `spread` is the standard deviation of the share of the 4,000 labels that a run of a pair has wrong, beside 8% that
     it draws on its own; `sources` gives what a source's seed adds, 1 where it does not say.
     """
     labels = {}
@@ -32,7 +33,7 @@ def made_up(spread, control=False, sources=None):
         if place.study == "pairs":
             split = seeds["split"]
             labels.setdefault(split, PAIRS.data(split).validation["label"])
-            wrong = rng.random(1000) < max(0.0, 0.08 + spread * rng.normal())
+            wrong = rng.random(EXAMPLES) < max(0.0, 0.08 + spread * rng.normal())
             curves["prediction"] = np.where(wrong, (labels[split] + 1) % 10, labels[split]).astype(np.float32)
             outcome = float(wrong.mean())
         else:
@@ -102,7 +103,7 @@ def test_a_source_is_measured_where_the_workload_draws_for_it():
 
 
 def test_winners_of_searches_retrain_on_seeds_that_all_share_and_no_search_had():
-    records = made_up(0.02)
+    records = made_up(0.01)
     winners = [r for r in records if r.study == "mlp-search"]
     assert len(winners) == len({r.replicate for r in winners}) == _SETTINGS["laptop"].seeds
     assert len({tuple(sorted(r.seeds.items())) for r in winners}) == 1
@@ -113,7 +114,7 @@ def test_winners_of_searches_retrain_on_seeds_that_all_share_and_no_search_had()
 
 
 def test_runs_that_vary_more_than_their_examples_are_reproduced():
-    found = verdicts(made_up(0.03))
+    found = verdicts(made_up(0.01))
     assert found == {"sources.significance-is-not-enough": "reproduced", "sources.measured": "reproduced"}
 
 
@@ -122,20 +123,20 @@ def test_runs_that_vary_as_their_examples_do_are_not():
 
 
 def test_a_source_without_effect_is_not_measured():
-    assert verdicts(made_up(0.03, sources={"dropout": 0.0}))["sources.measured"] == "contradicted"
+    assert verdicts(made_up(0.01, sources={"dropout": 0.0}))["sources.measured"] == "contradicted"
 
 
 def test_identical_seeds_are_the_same_run():
     plan = [p for study in EXPERIMENT.studies("laptop", True, {}) for p in study.plan(0)]
     assert len({p.trial.address() for p in plan}) == len(plan)  # each is really run
     assert len({tuple(p.trial.seeds[purpose] for purpose in ("init", "order", "split")) for p in plan}) == 1
-    found = verdicts(made_up(0.03, control=True), control=True)
+    found = verdicts(made_up(0.01, control=True), control=True)
     assert found == {"sources.significance-is-not-enough": "contradicted", "sources.control-same": "reproduced"}
 
 
 def test_a_diverged_run_is_not_significant():
     records = [
-        dataclasses.replace(r, status="infeasible", curves={}) if r.study == "pairs" else r for r in made_up(0.03)
+        dataclasses.replace(r, status="infeasible", curves={}) if r.study == "pairs" else r for r in made_up(0.01)
     ]
     (_, significance), _ = EXPERIMENT.judge(records, "laptop", False)
     assert significance.effect == 0
@@ -164,7 +165,7 @@ def test_sources_are_ranked_only_where_they_differ():
 
 @pytest.mark.parametrize("control", [False, True])
 def test_it_draws_without_warnings(tmp_path, control):
-    records = made_up(0.02, control)
+    records = made_up(0.01, control)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         save(lambda: EXPERIMENT.draw(records, [], "laptop"), tmp_path)

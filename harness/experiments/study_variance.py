@@ -1,7 +1,7 @@
 """Figure 3: the best of more trials varies less, and what a whole study finds varies more than one trial does.
 
-    playbook reproduce study-variance              TIME
-    playbook reproduce study-variance --control    TIME
+    playbook reproduce study-variance              about 2 minutes on 2 CPU cores
+    playbook reproduce study-variance --control    about 2 minutes
 
 The playbook says: rerun a whole study and its winner differs, study variance, often by more than a trial that is run
 again, trial variance; either may be the larger one, and a larger budget narrows the first. The figure to expect: boxes
@@ -39,6 +39,10 @@ spread by .0062 and the ratio is 1.3, as what two runs classify differently is a
 .2 to .8. The one number is that of the studies of 100. Seed 0 had first been judged with 12 by a sign test of their
 ratios, which was undecided: 8 of 12 were under .5, with a median of .41. The mean of log2, and 28 studies for a power
 of .8 at a distance of .4 from the threshold, were chosen after that: for this claim seed 0 is not fresh.
+
+Found: ratios of ranges of .38 (seed 0) and .46 (seed 1) in the geometric mean, the second undecided against .5, so the
+best of 20 varies about .4 times as much as the best of 6 here, not .2 times; winners spread more than retrainings at
+both seeds. The published space holds more bad trials, as its boxes at k = 6 show, and a fixed trial spread weighs less.
 """
 
 from __future__ import annotations
@@ -119,7 +123,7 @@ _GOOD = {"learning_rate": 0.1, "momentum": 0.9, "weight_decay": 5e-3, "label_smo
 
 _SETTINGS = {
     "smoke": _Settings(("mlp", "smoke"), _NOISY, 1, _GOOD, 0.005, 2, trials=2),
-    "laptop": _Settings(("mlp", "laptop"), {**_NOISY, "validate_on_rest": True}, 28, _GOOD, 0.005, 60),
+    "laptop": _Settings(("mlp", "laptop"), {**_NOISY, "validate_on_rest": True}, 28, _GOOD, 0.0046, 60),
     "accelerator": _Settings(("resnet", "laptop"), {"label_noise": 0.2}, 20, _GOOD, 0.01, 40),
     # As published, one study: it draws the figure, and leaves its claims undecided.
     "paper": _Settings(("resnet", "paper"), {}, 1, {**_GOOD, "weight_decay": 1e-4}, 0.00073, 4),
