@@ -29,6 +29,16 @@ def test_layers_width_and_side():
     assert sizes(configure(workload, {"hidden_layers": 0})) == {"head": (144, 10)}
 
 
+def test_what_is_not_trained_on_can_be_held_out():
+    noisy = MLP(training_examples=1000, label_noise=0.2)
+    splits, more = noisy.data(3), configure(noisy, {"validate_on_rest": "true"}).data(3)
+    whole = MLP().data(3)
+    for field in ("image", "label"):
+        np.testing.assert_array_equal(more.train[field], splits.train[field])
+        np.testing.assert_array_equal(more.validation[field][:1000], splits.validation[field])
+        np.testing.assert_array_equal(more.validation[field][1000:], whole.train[field][1000:])
+
+
 def test_the_logits_are_those_of_dense_layers_with_relu():
     workload = MLP(width=5, side=4)
     images = workload.data(0).validation["image"][:6]

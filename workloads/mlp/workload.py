@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
+
 from workloads.data import mnist5k
 from workloads.data.training_part import check_training_part, training_part
 from workloads.workload import Scale, Splits, check_at_least, check_choice
@@ -32,6 +34,7 @@ class MLP:
       side: side of the square images.
       training_examples: how many of the training examples, 0 for all 4,000.
       label_noise: share of the training labels that are replaced, see `workloads.data.training_part`.
+      validate_on_rest: hold out what `training_examples` leaves too, for evaluations of a smaller sampling error.
     """
 
     name: ClassVar[str] = "mlp"
@@ -44,6 +47,7 @@ class MLP:
     side: int = 8
     training_examples: int = 0
     label_noise: float = 0.0
+    validate_on_rest: bool = False
 
     def __post_init__(self) -> None:
         """Checks every field, so that a bad one is refused before anything runs."""
@@ -61,7 +65,12 @@ class MLP:
     def data(self, split_seed: int) -> Splits:
         """See `workloads.workload.Workload`."""
         splits = mnist5k.splits(split_seed, self.side)
-        return training_part(splits, split_seed, self.training_examples, self.label_noise, self.classes)
+        kept = training_part(splits, split_seed, self.training_examples, self.label_noise, self.classes)
+        if not self.validate_on_rest:
+            return kept
+        rest = len(kept.train["label"])
+        held_out = {f: np.concatenate([splits.validation[f], splits.train[f][rest:]]) for f in splits.validation}
+        return Splits(kept.train, held_out)
 
     @cached_property
     def model(self) -> Model:
