@@ -40,9 +40,10 @@ spread by .0062 and the ratio is 1.3, as what two runs classify differently is a
 ratios, which was undecided: 8 of 12 were under .5, with a median of .41. The mean of log2, and 28 studies for a power
 of .8 at a distance of .4 from the threshold, were chosen after that: for this claim seed 0 is not fresh.
 
-Found: ratios of ranges of .38 (seed 0) and .46 (seed 1) in the geometric mean, the second undecided against .5, so the
-best of 20 varies about .4 times as much as the best of 6 here, not .2 times. Winners spread by .0070 and .0086, their
-retrainings by .0033 and .0041: a ratio of 2.1 at both seeds (F interval 1.7 to 2.6). The published space holds more bad trials, as its boxes at k = 6 show, and a fixed trial spread weighs less.
+Found: ratios of ranges of .38 (seed 0) and .46 (seed 1) in the geometric mean, the second undecided against .5, so
+the best of 20 varies about .4 times as much as the best of 6 here, not .2 times. Winners spread by .0070 and .0086,
+their retrainings by .0033 and .0041: a ratio of 2.1 at both seeds (F interval 1.7 to 2.6). The published space holds
+more bad trials, as its boxes at k = 6 show, and a fixed trial spread weighs less.
 """
 
 from __future__ import annotations
