@@ -1,7 +1,7 @@
 """Quasi-random search against random search and Bayesian optimisation, and how uniform its points are (L869-902).
 
     playbook reproduce search-algorithms              about 2 minutes on 2 CPU cores; needs the extra `bo`
-    playbook reproduce search-algorithms --control    about 1 minute
+    playbook reproduce search-algorithms --control    about 2 minutes
 
 The playbook says: quasi-random search spreads its points more evenly than random search; where many trials run at once
 it is hard for Bayesian optimisation to beat it given twice the budget, while in sequence that is possible (footnote 3);
@@ -20,7 +20,9 @@ At `laptop` a cell is a fully connected network on 8x8 digits, 256 steps of heav
 early round: rates over 7 decades, 1 - momentum over 3, weight decay over 6; 5% of it is within 4 points of the best.
 Bayesian search is Optuna's tree-structured Parzen estimator, told of infeasible cells as constraints.
 
-Settings come from pilot seeds, which no verdict uses; see `_Settings`.
+Settings come from pilot seeds, which no verdict uses; see `_Settings`. What to expect of them: `search.parallel-bo` is
+undecided. With 16 trials at once Bayesian search loses; in sequence its mean winner ties with that of twice as many
+quasi-random trials, since its typical winner is better and some searches get stuck.
 """
 
 from __future__ import annotations
