@@ -8,8 +8,8 @@ use, and to judge whether to have it at all, compare it with a baseline without 
 well. Where the trials come from quasi-random search, cut the axis into buckets and take the best trial of each. The
 figure to expect: a valley over the decays, both ends clearly worse; at one fixed rate the valley lies elsewhere.
 
-What one fixed rate would have said at `laptop`, chosen on the pilot's 4 seeds and judged on the 8 of the first rounds of
-seeds 0 and 1: the best decay falls as the rate rises, .1 (an end) at .0215, .018 from .046 to .215, .003 at .464,
+What one fixed rate would have said at `laptop`, chosen on the pilot's 4 seeds and judged on the 8 of the first rounds
+of seeds 0 and 1: the best decay falls as the rate rises, .1 (an end) at .0215, .018 from .046 to .215, .003 at .464,
 .0006 at 1. The rule of the main claim holds from .046 to .464; at .0215 and at 1 it is undecided (the interior is .027
 better than the largest decay, p .25, and .007 worse than the smallest), so that a study at either rate would find no
 best decay inside of the range.
