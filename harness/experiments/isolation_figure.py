@@ -80,8 +80,8 @@ def draw(records: Sequence[TrialRecord], scale: str) -> Figure:
     else:
         _draw_searches(axes[2], records, settings, xlabel, ylabel)
         _draw_baselines(axes[3], records, settings, ylabel)
-    for panel in axes[: 2 if control else 3]:
-        panel.legend(loc="upper left", ncols=2)
+    for panel, columns in zip(axes[:3], (1, 2, 1), strict=False):
+        panel.legend(loc="upper left", ncols=columns)
     return figure
 
 
