@@ -14,7 +14,7 @@ from harness.figures.published import published
 from harness.figures.style import save
 from harness.records import TrialRecord
 
-LAPTOP = isolation._SETTINGS["laptop"]
+LAPTOP = isolation.SETTINGS["laptop"]
 
 
 def rounds(control, error, scale="laptop", infeasible=lambda place: False):
@@ -71,7 +71,7 @@ def true_records():
 
 
 def test_rates_are_at_most_half_a_decade_apart_and_decays_even():
-    for scale, settings in isolation._SETTINGS.items():
+    for scale, settings in isolation.SETTINGS.items():
         for grid in (settings.resnet, settings.mlp):
             assert np.diff(np.log10(grid.rates)).max() <= 0.505, scale
             np.testing.assert_allclose(
@@ -82,7 +82,7 @@ def test_rates_are_at_most_half_a_decade_apart_and_decays_even():
 
 def test_paper_scale_has_the_published_decays():
     shown = [float(row["weight_decay"]) for row in published("fig2_weight_decay")]
-    np.testing.assert_allclose(isolation._SETTINGS["paper"].resnet.decays, shown, rtol=0.02)
+    np.testing.assert_allclose(isolation.SETTINGS["paper"].resnet.decays, shown, rtol=0.02)
 
 
 def test_every_decay_meets_every_rate_with_the_same_seeds():
@@ -135,7 +135,7 @@ def test_the_control_differs_by_seeds_alone():
 
 
 def test_buckets_are_centred_on_the_decays(true_records):
-    slices = isolation._search(true_records, LAPTOP.mlp, 0).slices
+    slices = isolation.search_of(true_records, LAPTOP.mlp, 0).slices
     np.testing.assert_allclose([piece.value for piece in slices], LAPTOP.mlp.decays, rtol=0.01)
 
 
@@ -188,6 +188,21 @@ def test_a_search_without_any_finished_trial_disagrees():
     assert verdicts(records)["isolation.buckets-agree"].effect == pytest.approx(1 - 2 / LAPTOP.searches)
 
 
+def test_the_control_is_the_same_and_not_the_main_claim():
+    rng = np.random.default_rng(4)
+    found = verdicts(rounds(True, lambda place: 0.15 + rng.normal(0, 0.015)), control=True)
+    assert found["isolation.interior-optimum"].verdict != "reproduced"
+    assert found["isolation.control-same"].verdict == "reproduced"
+
+
+def test_a_control_with_an_effect_is_found():
+    rng = np.random.default_rng(4)
+    ends = ("level_1", f"level_{len(LAPTOP.resnet.decays)}")
+    found = verdicts(rounds(True, lambda p: 0.15 + 0.05 * (p.arm in ends) + rng.normal(0, 0.015)), control=True)
+    assert found["isolation.interior-optimum"].verdict == "reproduced"
+    assert found["isolation.control-same"].verdict == "contradicted"
+
+
 # Errors of trials on which a hyperparameter has no effect: array of shape n.
 NULLS = {
     "skewed": lambda rng, n: 0.1 * rng.lognormal(0, 0.4, n),
@@ -204,9 +219,9 @@ def null_shares(family, runs, seed, control, ruin):
     """
     # Every rate on every seed, of which the judge reads what the first round chose.
     count = LAPTOP.control_judged if control else LAPTOP.judged
-    arms = isolation._levels(LAPTOP.resnet, range(LAPTOP.selection + count), control)
+    arms = isolation.levels_of(LAPTOP.resnet, range(LAPTOP.selection + count), control)
     if not control:  # the other claims do not matter, but have to be judged
-        arms += [isolation._arm(LAPTOP.resnet, 0.0)]
+        arms += [isolation.arm_of(LAPTOP.resnet, 0.0)]
     points = [{"learning_rate": rate} for rate in LAPTOP.resnet.rates]
     study = isolation._study("null", LAPTOP.resnet, arms, points, range(LAPTOP.selection + count), {})
     records = [record(place, lambda _: 0.0, lambda _: False) for place in study.plan(0)]
@@ -218,7 +233,7 @@ def null_shares(family, runs, seed, control, ruin):
         errors = NULLS[family](rng, len(records)) + 0.02 * (rates + 0.7) ** 2 + 0.1 * ruined
         for one, error in zip(records, errors.tolist(), strict=True):
             one.results["final_error"] = error
-        choice = isolation._choose(records, LAPTOP.resnet, LAPTOP.selection, control)
+        choice = isolation.choose(records, LAPTOP.resnet, LAPTOP.selection, control)
         judgement, _ = isolation._interior(records, LAPTOP.resnet, choice, LAPTOP.selection, control)
         found["reproduced"] += judgement.p_for <= ALPHA
         found["contradicted"] += judgement.p_against <= ALPHA
@@ -228,7 +243,7 @@ def null_shares(family, runs, seed, control, ruin):
 @pytest.mark.parametrize("family", NULLS)
 @pytest.mark.parametrize("ruin", [False, True])
 def test_a_hyperparameter_without_effect_is_not_judged_by_chance(family, ruin):
-    # 2,000 runs of each, with and without `control`: SHARES
+    # 2,000 runs of each, seed 2026: at most 1.1% reproduced, .5% contradicted; with the control, 1.8% and .8%.
     runs = 30
     shares = null_shares(family, runs, seed=7, control=False, ruin=ruin)
     assert max(shares) <= 0.025 + 3 * np.sqrt(0.025 * 0.975 / runs)
