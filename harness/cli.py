@@ -23,6 +23,30 @@ app = typer.Typer(
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON alone on standard output.")]
 
+# What several commands take.
+_Workload = Annotated[
+    str, typer.Argument(metavar="WORKLOAD", show_default=False, help="A workload's name, or module:NAME.")
+]
+_Scale = Annotated[str, typer.Option(help="smoke, laptop, accelerator or paper.")]
+_Out = Annotated[Path, typer.Option(help="Folder of all results.")]
+_Jobs = Annotated[int | None, typer.Option(help="Worker processes; one per CPU core if left out.")]
+_Executor = Annotated[
+    str | None, typer.Option(help="processes or lanes; by workload and backend if left out.", show_default=False)
+]
+_Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="K=V", help="Override a field of the workload, a hyperparameter, steps, ..."),
+]
+_Fresh = Annotated[bool, typer.Option("--fresh", help="Move older results aside and start anew.")]
+_Rates = Annotated[
+    str | None,
+    typer.Option(
+        metavar="R,R,R", help="Rates of the sweep; around the workload's own if left out.", show_default=False
+    ),
+]
+_Seeds = Annotated[int, typer.Option(help="Runs of each setting.")]
+_Seed = Annotated[int, typer.Option(help="Seed of the procedure.")]
+
 
 @app.command("list")
 def list_experiments(as_json: Json = False) -> None:
@@ -52,18 +76,16 @@ def list_experiments(as_json: Json = False) -> None:
 @app.command()
 def reproduce(
     names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Experiments, or `all`.", show_default=False)],
-    scale: Annotated[str, typer.Option(help="smoke, laptop, accelerator or paper.")] = "laptop",
-    out: Annotated[Path, typer.Option(help="Folder of all results.")] = Path("results"),
+    scale: _Scale = "laptop",
+    out: _Out = Path("results"),
     seed: Annotated[int, typer.Option(help="Seed of the experiment.")] = 0,
-    jobs: Annotated[int | None, typer.Option(help="Worker processes; one per CPU core if left out.")] = None,
-    executor: Annotated[
-        str | None, typer.Option(help="processes or lanes; by workload and backend if left out.", show_default=False)
-    ] = None,
+    jobs: _Jobs = None,
+    executor: _Executor = None,
     control: Annotated[bool, typer.Option("--control", help="Run with the cause removed.")] = False,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="K=V", help="Override a field of the workload.")
     ] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Move older results aside and start anew.")] = False,
+    fresh: _Fresh = False,
     as_json: Json = False,
 ) -> None:
     """Run experiments and judge their claims."""
@@ -102,16 +124,11 @@ def reproduce(
 
 @app.command()
 def train(
-    workload: Annotated[
-        str, typer.Argument(metavar="WORKLOAD", show_default=False, help="A workload's name, or module:NAME.")
-    ],
-    scale: Annotated[str, typer.Option(help="smoke, laptop, accelerator or paper.")] = "laptop",
-    out: Annotated[Path, typer.Option(help="Folder of all results.")] = Path("results"),
+    workload: _Workload,
+    scale: _Scale = "laptop",
+    out: _Out = Path("results"),
     seed: Annotated[int, typer.Option(help="Seed of the run.")] = 0,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="K=V", help="Override a field of the workload, a hyperparameter, steps, ..."),
-    ] = None,
+    settings: _Settings = None,
     best: Annotated[int, typer.Option(help="How many of the best checkpoints to keep, beside the last.")] = 1,
     predictions: Annotated[
         bool, typer.Option("--predictions", help="Record the label predicted for every validation example.")
@@ -131,7 +148,7 @@ def train(
         int | None,
         typer.Option(help="Processes that decode data sets on disk, 0 for threads.", show_default=False),
     ] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Move older results aside and start anew.")] = False,
+    fresh: _Fresh = False,
     as_json: Json = False,
 ) -> None:
     """Train a workload once, with checkpoints; an interrupted run goes on from its last."""
@@ -221,12 +238,10 @@ def diagnose(
 @app.command()
 def tune(
     spec: Annotated[Path, typer.Argument(metavar="SPEC.toml", show_default=False, help="What the study is.")],
-    out: Annotated[Path, typer.Option(help="Folder of all results.")] = Path("results"),
-    jobs: Annotated[int | None, typer.Option(help="Worker processes; one per CPU core if left out.")] = None,
-    executor: Annotated[
-        str | None, typer.Option(help="processes or lanes; by workload and backend if left out.", show_default=False)
-    ] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Move older results aside and start anew.")] = False,
+    out: _Out = Path("results"),
+    jobs: _Jobs = None,
+    executor: _Executor = None,
+    fresh: _Fresh = False,
     as_json: Json = False,
 ) -> None:
     """Run a study of your own; the same command continues it, more trials extend it."""
@@ -253,31 +268,6 @@ def tune(
         _print_findings(result["reading"])
         print(f"\npage: {Path(result['folder']) / 'reading' / 'index.html'}")
     raise typer.Exit(0 if result["best"] else 1)
-
-
-# What the three procedures share.
-_Workload = Annotated[
-    str, typer.Argument(metavar="WORKLOAD", show_default=False, help="A workload's name, or module:NAME.")
-]
-_Rates = Annotated[
-    str | None,
-    typer.Option(
-        metavar="R,R,R", help="Rates of the sweep; around the workload's own if left out.", show_default=False
-    ),
-]
-_Seeds = Annotated[int, typer.Option(help="Runs of each setting.")]
-_Scale = Annotated[str, typer.Option(help="smoke, laptop, accelerator or paper.")]
-_Out = Annotated[Path, typer.Option(help="Folder of all results.")]
-_Seed = Annotated[int, typer.Option(help="Seed of the procedure.")]
-_Jobs = Annotated[int | None, typer.Option(help="Worker processes; one per CPU core if left out.")]
-_Executor = Annotated[
-    str | None, typer.Option(help="processes or lanes; by workload and backend if left out.", show_default=False)
-]
-_Settings = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="K=V", help="Override a field of the workload, a hyperparameter, steps, ..."),
-]
-_Fresh = Annotated[bool, typer.Option("--fresh", help="Move older results aside and start anew.")]
 
 
 @app.command()
@@ -352,7 +342,7 @@ def doctor(as_json: Json = False) -> None:
 
 @app.command()
 def record(
-    out: Annotated[Path, typer.Option(help="Folder of all results.")] = Path("results"),
+    out: _Out = Path("results"),
     benchmarks: Annotated[
         Path | None,
         typer.Option(metavar="FILE.json", help="Record benchmarks of pytest --benchmark-json too.", show_default=False),
