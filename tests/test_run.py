@@ -418,6 +418,20 @@ def test_clipping_records_the_unclipped_norm_and_the_clipped_share():
     assert unclipped.results["clipped_share"] == 0
 
 
+def test_the_gradient_of_a_bad_batch_is_batch_size_times_too_large(outcome):
+    """Until then nothing changes, and clipping takes the excess away."""
+    bad = vary(BASE, bad_batch_step=6, clip_threshold=1e-3)  # clips always
+    programs = Programs(bad)
+    result, usual = (run_trial(programs, trial) for trial in (bad, vary(bad, bad_batch_step=0)))
+    excess = result.curves["gradient_norm"] / usual.curves["gradient_norm"]
+    np.testing.assert_allclose(excess, [BASE.batch_size if step == 6 else 1 for step in range(1, 26)], rtol=1e-3)
+    np.testing.assert_allclose(result.curves["train_loss"], usual.curves["train_loss"], rtol=1e-3)
+    unclipped = vary(BASE, bad_batch_step=6)
+    changed = run_trial(Programs(unclipped), unclipped).curves["train_loss"] / outcome.curves["train_loss"]
+    np.testing.assert_allclose(changed[:6], 1, rtol=1e-5)
+    assert abs(changed[6] - 1) > 0.01
+
+
 def test_the_average_is_evaluated_and_changes_no_training(outcome):
     averaged = vary(BASE, averaging_decay=0.9)
     programs = Programs(averaged)

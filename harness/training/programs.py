@@ -22,7 +22,8 @@ from harness.training.trial import OPTIMIZERS, Trial
 
 CURVES = ("train_loss", "train_objective", "gradient_norm")
 """What a training step records: the cross-entropy; what is minimised, with label smoothing, z-loss and L2 decay; the
-global norm of the latter's gradient, before clipping. With clipping also `clipped`, 1 or 0."""
+global norm of the latter's gradient, before clipping, of a bad batch what its missing division makes of it. With
+clipping also `clipped`, 1 or 0."""
 
 
 _COMPILER_OPTIONS = {
@@ -148,6 +149,9 @@ class Programs:
             hyperparameters,
             jax.random.fold_in(jax.random.key(dropout_seed), number),
         )
+        if "bad_batch_step" in hyperparameters:
+            summed = number + 1 == hyperparameters["bad_batch_step"]
+            gradients = optax.tree.scale(jnp.where(summed, jnp.sum(batch["weight"]), 1.0), gradients)
         norm = optax.tree.norm(gradients)
         recorded = {"train_loss": loss, "train_objective": objective, "gradient_norm": norm}
         if "clip_threshold" in hyperparameters:

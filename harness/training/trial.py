@@ -33,8 +33,10 @@ OPTIMIZERS = {
 COMMON = ("learning_rate", "weight_decay", "warmup_steps")
 """Hyperparameters of every trial; the decay is L2 in the objective, decoupled for `adamw`."""
 
-OPTIONAL = ("clip_threshold", "label_smoothing", "averaging_decay")
-"""Hyperparameters that switch their feature on: clipping by global norm, label smoothing, Polyak averaging."""
+OPTIONAL = ("clip_threshold", "label_smoothing", "averaging_decay", "bad_batch_step")
+"""Hyperparameters that switch their feature on: clipping by global norm, label smoothing, Polyak averaging, and a bad
+batch at that step (from 1, warmup included): its losses are summed instead of averaged, so that the gradient is
+`batch_size` times too large."""
 
 SCHEDULES = ("constant", "linear", "cosine")
 
