@@ -49,9 +49,7 @@ def noise_scale(squares: np.ndarray, traces: np.ndarray, level: float = LEVEL) -
     Raises:
       InputError: the shapes differ, or nothing was measured.
     """
-    squares, traces = np.asarray(squares, np.float64), np.asarray(traces, np.float64)
-    if squares.ndim != 2 or squares.shape != traces.shape:
-        raise InputError(f"squares {squares.shape} and traces {traces.shape}: expected equal (seeds, measurements)")
+    squares, traces = _checked(squares, traces)
     measured = np.isfinite(squares) & np.isfinite(traces)
     measured = measured[kept := measured.any(axis=1)]
     if not len(measured):
@@ -71,6 +69,40 @@ def noise_scale(squares: np.ndarray, traces: np.ndarray, level: float = LEVEL) -
     pseudo = seeds * np.log(value) - (seeds - 1) * np.log(left_out)
     half = float(stdtrit(seeds - 1, (1 + level) / 2) * pseudo.std(ddof=1) / np.sqrt(seeds))
     return NoiseScale(value, (float(value * np.exp(-half)), float(value * np.exp(half))), level)
+
+
+def mean_noise_scale(squares: np.ndarray, traces: np.ndarray) -> float:
+    """Averages the noise scale along training, measured at evenly spaced steps of runs of a large batch.
+
+    By equation 2.7 of the paper a step at batch size B does 1 / (1 + B_noise / B) of the work of a noiseless one, so
+    that S(B) is the sum of 1 + B_noise / B over the noiseless steps: B_crit is the mean of B_noise over them, whatever
+    B_noise does along the way. At every step the moments are averaged over seeds before they are divided.
+
+    Args:
+      squares: estimates of |G|^2, (seeds, measurements); NaN are left out.
+      traces: estimates of tr(Sigma) at the same places.
+
+    Returns:
+      The noise scale, in examples; infinite where a gradient could not be told from noise.
+
+    Raises:
+      InputError: the shapes differ, or nothing was measured.
+    """
+    squares, traces = _checked(squares, traces)
+    measured = np.isfinite(squares) & np.isfinite(traces)
+    at = np.flatnonzero(measured.any(axis=0))
+    if not len(at):
+        raise InputError("no gradient noise was measured; train with noise_steps, such as (0, 100)")
+    return float(
+        np.mean([_ratio(traces[measured[:, n], n].mean(), squares[measured[:, n], n].mean()) for n in at.tolist()])
+    )
+
+
+def _checked(squares: np.ndarray, traces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    squares, traces = np.asarray(squares, np.float64), np.asarray(traces, np.float64)
+    if squares.ndim != 2 or squares.shape != traces.shape:
+        raise InputError(f"squares {squares.shape} and traces {traces.shape}: expected equal (seeds, measurements)")
+    return squares, traces
 
 
 def _ratio(trace: float, square: float) -> float:
