@@ -94,6 +94,48 @@ def sgd_on_regression(batch: int, rate: float, dimensions: int, target: float, b
     return np.inf
 
 
+def quadratic_steps(batch: int, rates: np.ndarray, dimensions: int, target: float, budget: int) -> np.ndarray:
+    """Steps until E|theta|^2 is at most the target, for |theta|^2 / 2 with gradient noise of variance 1 / batch.
+
+    From E|theta|^2 = 1: E|theta_t|^2 = a^t + rate^2 dimensions / batch (1 - a^t) / (1 - a), a = (1 - rate)^2.
+    """
+    shrink = (1 - rates) ** 2
+    powers = shrink ** np.arange(1, budget + 1)[:, None]
+    expected = powers + rates**2 * dimensions / batch * (1 - powers) / (1 - shrink)
+    reached = expected <= target
+    return np.where(reached.any(axis=0), np.argmax(reached, axis=0) + 1.0, np.inf)
+
+
+def sgd_on_quadratic(
+    batch: int, rate: float, dimensions: int, target: float, budget: int, seed: int, runs: int = 64
+) -> float:
+    """Steps that SGD takes until the mean of |theta|^2 over runs is at most the target."""
+    rng = np.random.default_rng([seed, batch, round(1e6 * rate)])
+    theta = np.full((runs, dimensions), dimensions**-0.5)
+    for step in range(1, budget + 1):
+        theta = theta - rate * (theta + rng.standard_normal(theta.shape) / batch**0.5)
+        if np.mean(np.sum(theta**2, axis=1)) <= target:
+            return step
+    return np.inf
+
+
+def test_the_critical_batch_size_of_a_quadratic_is_within_its_interval():
+    """Whose noise scale rises as it trains: from 20 at the start to 400 at the target."""
+    dimensions, target, budget = 20, 0.05, 600
+    rates = np.geomspace(0.02, 0.3, 10)
+    sizes = [8, 16, 32, 64, 128, 256, 512, 1024]
+    exact = [min(quadratic_steps(size, rates, dimensions, target, budget)) for size in sizes]
+    truth = fit_curve(sizes, exact, [False] * len(sizes))[0]
+    assert 20 < truth < 400
+    reached = {
+        size: np.array([[sgd_on_quadratic(size, r, dimensions, target, budget, s) for s in range(2)] for r in rates])
+        for size in sizes
+    }
+    found = fit_scaling(reached, {size: np.zeros((10, 2), bool) for size in sizes}, dict.fromkeys(sizes, budget), 0)
+    assert found.interval[0] <= truth <= found.interval[1]
+    assert found.critical == pytest.approx(truth, rel=0.2)
+
+
 def test_the_critical_batch_size_of_a_linear_regression_is_within_its_interval():
     """Rates of at most .1: steps are log(target) / log(1 - .2 + ...), the closed form whose fit is the truth."""
     dimensions, target, budget = 15, 0.01, 2000
