@@ -106,12 +106,16 @@ def _draw_rates(axes: Axes, records: Sequence[TrialRecord], task: Task) -> None:
         by_study.setdefault(record.study, []).append(record)
     lows, highs = zip(*(task.rates(size) for size in task.sizes), strict=True)
     axes.fill_between(task.sizes, lows, highs, color="grey", alpha=0.15, label="searched")
-    for size in task.sizes:
-        for search in range(task.searches):
-            winner = winner_of(task, by_study.get(task.study_of(size, search), []))
-            if winner is not None:
-                label = "winner of a search" if (size, search) == (task.sizes[0], 0) else None
-                axes.plot(size, effective_rate(winner), "o", color=COLOURS[0], alpha=0.5, markersize=4, label=label)
+    winners = [
+        (size, effective_rate(winner))
+        for size in task.sizes
+        for search in range(task.searches)
+        if (winner := winner_of(task, by_study.get(task.study_of(size, search), []))) is not None
+    ]
+    if winners:
+        axes.plot(
+            *zip(*winners, strict=True), "o", color=COLOURS[0], alpha=0.5, markersize=4, label="winner of a search"
+        )
     axes.set(xscale="log", yscale="log", xlabel="batch size", ylabel="learning rate / (1 - momentum)")
     axes.set_title("effective rate of the winners\nin their spaces")
     axes.legend()

@@ -549,7 +549,7 @@ def _draw(records: Sequence[TrialRecord], verdicts: Sequence[Verdict], scale: st
 EXPERIMENT = Experiment(
     name="batch-size-scaling",
     title="Larger batches need fewer steps to a target, up to a critical batch size",
-    source="batch size and training time",
+    source="choosing the batch size",
     figure="Steps to the target against batch size with the fitted curve, the line of perfect scaling, the regimes, "
     "critical batch size and noise scale; examples to the target and the example budget; time to the target; resource "
     "consumption; critical batch size against noise scale over tasks; the winners' rates within their spaces.",

@@ -23,8 +23,9 @@ def draw_to_target(
       ylabel: of the values.
       title: of the panel.
     """
-    for row in values:
-        axes.plot(sizes, row, ".", color=COLOURS[0], alpha=0.3, markersize=4)
+    axes.plot(
+        np.broadcast_to(sizes, values.shape).ravel(), values.ravel(), ".", color=COLOURS[0], alpha=0.3, markersize=4
+    )
     means = np.exp(np.log(values).mean(axis=0))
     axes.plot(sizes, means, color=COLOURS[0], linewidth=1, alpha=0.5)
     sizes = np.asarray(sizes)
