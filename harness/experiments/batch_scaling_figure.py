@@ -68,7 +68,7 @@ def _draw_steps(axes: Axes, records: Sequence[TrialRecord], task: Task, table: T
             noise = noise_of(records, task)
             if np.isfinite(noise):
                 axes.axvline(noise, color=COLOURS[3], linestyle="-.", label=f"noise scale {noise:.0f}")
-    axes.legend(fontsize=6)
+    axes.legend(fontsize=6, loc="lower left")
 
 
 def _jackknife(table: Table, level: float = 0.95) -> tuple[float, float]:
