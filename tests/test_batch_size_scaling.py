@@ -139,7 +139,7 @@ def test_perfect_scaling_throughout_contradicts():
 
 @pytest.mark.parametrize("gain, name", [(1.0, "perfect-then-diminishing"), (0.0, "epoch-budget-hides")])
 def test_the_opposite_contradicts(gain, name):
-    logs = 9.5 - gain * np.log2(SIZES) + 0.2 * np.random.default_rng(1).standard_normal((12, len(SIZES)))
+    logs = 9.5 - gain * np.log2(SIZES) + 0.2 * np.random.default_rng(1).standard_normal((LAPTOP.main.searches, len(SIZES)))
     table = table_of_logs(logs)
     if name == "perfect-then-diminishing":
         found = scaling._scales(table, LAPTOP.small, LAPTOP.large)
@@ -198,7 +198,7 @@ def test_censored_medians_void_a_batch_size_and_count_with_the_budget(true_recor
 
 
 def test_too_many_void_batch_sizes_leave_a_gain_unknown():
-    table = table_of_logs(np.zeros((12, len(SIZES))))._replace(void=np.array(SIZES) > 64)
+    table = table_of_logs(np.zeros((LAPTOP.main.searches, len(SIZES))))._replace(void=np.array(SIZES) > 64)
     assert scaling.gains(table, LAPTOP.large) is None
     assert scaling._scales(table, LAPTOP.small, LAPTOP.large).reason == "range"
 
@@ -236,7 +236,7 @@ def test_a_curve_at_a_threshold_is_not_judged_by_chance(family, small, large):
     rng = np.random.default_rng(7)
     found = {"reproduced": 0, "contradicted": 0, "hides": 0}
     for _ in range(runs):
-        logs = 9.5 - np.concatenate([[0], np.cumsum(middle)]) + NOISE[family](rng, (12, len(SIZES)))
+        logs = 9.5 - np.concatenate([[0], np.cumsum(middle)]) + NOISE[family](rng, (LAPTOP.main.searches, len(SIZES)))
         judgement = scaling._scales(table_of_logs(logs), LAPTOP.small, LAPTOP.large)
         found["reproduced"] += judgement.p_for <= ALPHA
         found["contradicted"] += judgement.p_against <= ALPHA
