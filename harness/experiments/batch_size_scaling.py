@@ -1,6 +1,6 @@
 """Larger batches need fewer steps to a target: in proportion up to a critical batch size, then hardly fewer.
 
-    playbook reproduce batch-size-scaling              about 4 minutes on 2 CPU cores
+    playbook reproduce batch-size-scaling              about 3 minutes on 2 CPU cores
     playbook reproduce batch-size-scaling --control    about 1 minute
 
 The playbook says: when every batch size is tuned apart, doubling it halves the steps to a target (perfect scaling) up
