@@ -123,7 +123,7 @@ SETTINGS = {
     ),
     "laptop": Settings(
         deep=Part(
-            {**_VERSION, "stem": "small", "depth": 80, "width": 4, "dataset": "mnist5k", "side": 8}, 2.0, 240, "cosine"
+            {**_VERSION, "stem": "small", "depth": 80, "width": 8, "dataset": "mnist5k", "side": 8}, 2.0, 160, "cosine"
         ),
         lower_rates=(0.1, 0.5),
         bad_batch=Part(
