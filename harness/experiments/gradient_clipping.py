@@ -3,7 +3,24 @@
     playbook reproduce gradient-clipping              about TIME
     playbook reproduce gradient-clipping --control    about CTIME
 
-PROSE
+The playbook says: clipping mends instability early in training, where the gradient norm is large at first, and in
+mid-training, where it suddenly is; the threshold to begin with is the 90th percentile of the norms of an unclipped run;
+where more than half of the steps are clipped, it is a strange way to lower the learning rate. The figure to expect: the
+unclipped norm orders of magnitude over its later values within the first steps, and the clipped network training where
+the unclipped one is stuck at the loss of guessing; after a bad batch the loss jumps with warmup and without, and hardly
+moves with clipping; SGD clipped at every step ends where a tenth of its rate does.
+
+What differs at `laptop`: ResNet 80 of width 8 with one norm more after each residual addition, on 8x8 `mnist5k`,
+instead of ResNet-200 on ImageNet; 160 steps at batch 64. Bad batch and SGD take a ResNet 20 without the extra norms,
+which trains until the batch comes, and 120 steps at a constant rate.
+
+Early norms are some 60 times the settled ones instead of 270,000 times. What they do is as published: the first steps at
+a high rate blow the weights up, to which the norms make the network indifferent but for its effective rate, and the
+gradient norm stays a tenth of what a network that trains has. So the 90th percentile of such a run is low for one that
+trains: clipping by it rescues, and clips every step, which the playbook calls extremely aggressive and would mend by a
+lower rate instead. A lower rate does train the network here, as the figure shows; in Dahl et al. 2023 none did.
+
+Settings come from pilot seeds, which no verdict uses; see `Settings`.
 """
 
 from __future__ import annotations
@@ -69,7 +86,23 @@ class Part:
 class Settings:
     """Of a scale; `laptop` is chosen on pilots.
 
-    PILOTS
+    The pilots, of the pilot range of seed 0, 8 seeds and a probe: at a rate of 2 all 9 unclipped runs end at losses of
+    2.22 to 2.32 (guessing: 2.30), with early norms 28 to 93 times the settled ones; clipped at .244, the probe's 90th
+    percentile, all 8 end at 1.02 to 1.55, every step clipped. Without the extra norms 7 of 7 unclipped runs train (.83
+    to 1.82), with ratios of 6 to 21, over 10 in 2. Depth 62 and width 4: unclipped runs get unstuck in 2 of 5; depth 80
+    and width 4, 240 steps: all 5 stuck, all 5 rescued, to 1.2 to 1.9; 92 and 4, 200 steps: 4 of 5 rescued. In v1.5 at
+    depth 122 the first norm is 494 and the settled one .4, as in the figure, but nothing trains it within 100 steps.
+
+    Bad batch, 6 seeds: rises of 4 to 21 nats unclipped, of .4 to .5 clipped. SGD, 6 seeds: equivalent rates of .076 to
+    .088 at a rate of .5.
+
+    20 pairs leave a power of .94 (alone; .67 at the first step of Holm's correction) to `clip.p90-works` where 98% of
+    pairs are rescued. 4,000 simulated null experiments, each share at its threshold: a claim alone is falsely
+    reproduced in at most 2.5% and falsely contradicted in at most 1.9%, and any after the correction in 1.9%. Log
+    ratios judged by their mean would not do: skewed ones gave up to 9%.
+
+    `accelerator` and `paper` are reasoned, not piloted: four times, and as many times per example, the rate of Goyal et
+    al. 2017 on the deep network; the figure's steps.
 
     Attributes:
       deep: the network with the extra norms, or without them for the control.
@@ -452,8 +485,9 @@ EXPERIMENT = Experiment(
     "loss of SGD against the learning rate, beside that of SGD clipped at nearly every step. Published points stand "
     "faint behind.",
     claims=(EXPLODES, RESCUES, PERCENTILE_WORKS, SLOWS, MID_TRAINING),
-    control="The network without the extra norms: its norm does not explode, it trains unclipped, so that there is "
-    "nothing to rescue: all three claims on the deep network are contradicted.",
+    control="The network without the extra norms: it trains unclipped, so that there is nothing to rescue, and its early "
+    "norm is about the threshold (over it in 2 of 7 pilots): the main claim is contradicted or undecided, the other two "
+    "on this network are contradicted.",
     studies=_studies,
     judge=_judge,
     draw=_draw,
