@@ -61,7 +61,11 @@ def draw(records: Sequence[TrialRecord], scale: str) -> Figure:
     for panel in axes[1:3]:
         panel.set_ylabel("training loss (nats)")
     for panel in axes:
-        panel.legend()
+        handles, labels = panel.get_legend_handles_labels()
+        shown = [(handle, label) for handle, label in zip(handles, labels, strict=True) if label != "unstable"]
+        # In the last panel, between the vertical lines and the points at the right.
+        place = {"loc": "upper right", "bbox_to_anchor": (0.93, 1.0)} if panel is axes[-1] and not control else {}
+        panel.legend(*zip(*shown, strict=True), **place)
     return figure
 
 
@@ -84,7 +88,11 @@ def _norms(axes: Axes, records: Sequence[TrialRecord], rate: float, control: boo
         steps, norms = (np.array([float(row[name]) for row in rows]) for name in ("step", "grad_norm"))
         groups.insert(0, LossSeries("published", [steps], [norms], "black", published=True))
         for row in published("fig9_thresholds"):
-            axes.axhline(float(row["clip_threshold"]), color="black", linestyle=":", alpha=PUBLISHED_ALPHA)
+            label = f"published threshold, {row['name'].replace('_', ' ')}"
+            style = {"better": "--", "too_aggressive": ":"}[row["name"]]
+            axes.axhline(
+                float(row["clip_threshold"]), color="black", linestyle=style, alpha=PUBLISHED_ALPHA, label=label
+            )
     draw_loss_curves(axes, groups, "gradient norm before clipping\n(single seeds)")
     found = thresholds(records)["clipped"]
     axes.axhline(found, color=COLOURS[0], linestyle="--", label=f"90th percentile of the probe run, {found:.2g}")
@@ -111,11 +119,13 @@ def _equivalent_rates(axes: Axes, records: Sequence[TrialRecord], scale: str) ->
         "final training loss (nats)",
     )
     found = [rate for rate in equivalents(records, scale).values() if np.isfinite(rate)]
-    marks = [("predicted: rate times mean clip factor", np.mean([nominal * clip_factor(t) for t in clipped]), ":")]
+    marks = [("predicted", np.mean([nominal * clip_factor(t) for t in clipped]), ":")]
     if found:
         marks.append(("equivalent rate", float(np.exp(np.mean(np.log(found)))), "-"))
     for label, rate, style in marks:
         axes.axvline(rate, color=COLOURS[0], linestyle=style, linewidth=1, label=f"{label}, {rate:.2g}")
     share = np.mean([trial.results["clipped_share"] for trial in clipped])
-    axes.set_title(f"SGD clipped in {share:.0%} of its steps\n(mean, best and worst seed)")
+    axes.set_title(
+        f"SGD clipped in {share:.0%} of its steps (mean, best and worst seed)\npredicted: rate times mean clip factor"
+    )
     plain_log_ticks(axes.xaxis, axes.yaxis)
