@@ -248,7 +248,7 @@ def null_share(form, n, delta, chance, rng, experiments):
 
 
 def test_false_verdicts_stay_within_their_level():
-    """300 null experiments at seed 0; 4,000 gave at most .026 of the .025 of a side."""
+    """300 null experiments at seed 0; 4,000 gave at most .025, the level of a side."""
     rng = np.random.default_rng(0)
     experiments, limit = 300, 0.025 + 3 * np.sqrt(0.025 * 0.975 / 300)
     for form, n, delta in (

@@ -1,7 +1,7 @@
 """Figure 9: gradient clipping mends a residual network with one normalisation too many, and outliers in mid-training.
 
-    playbook reproduce gradient-clipping              about TIME
-    playbook reproduce gradient-clipping --control    about CTIME
+    playbook reproduce gradient-clipping              about 3 minutes on 2 CPU cores
+    playbook reproduce gradient-clipping --control    about 2 minutes
 
 The playbook says: clipping mends instability early in training, where the gradient norm is large at first, and in
 mid-training, where it suddenly is; the threshold to begin with is the 90th percentile of the norms of an unclipped run;
@@ -14,11 +14,15 @@ What differs at `laptop`: ResNet 80 of width 8 with one norm more after each res
 instead of ResNet-200 on ImageNet; 160 steps at batch 64. Bad batch and SGD take a ResNet 20 without the extra norms,
 which trains until the batch comes, and 120 steps at a constant rate.
 
-Early norms are some 60 times the settled ones instead of 270,000 times. What they do is as published: the first steps
-at a high rate blow the weights up, to which the norms make the network indifferent but for its effective rate, and the
-gradient norm stays a tenth of what a network that trains has. So the 90th percentile of such a run is low for one that
-trains: clipping by it rescues, and clips every step, which the playbook calls extremely aggressive and would mend by a
-lower rate instead. A lower rate does train the network here, as the figure shows; in Dahl et al. 2023 none did.
+Early norms are some 50 times the settled ones instead of 270,000 times, and a low enough rate trains the network (a
+tenth and a quarter of the judged one are drawn), which none did in Dahl et al. 2023.
+
+`clip.p90-works` is undecided at seeds 0 and 1, for a reason: the 90th percentile of a run that is stuck says little of
+a network that trains. Stuck runs have norms of .1 to .3, so that a threshold that is a typical norm of theirs clips
+most steps of the rescued ones (up to all of them), which the playbook calls extremely aggressive, a strange way to
+lower the rate; and it is as random as how long a run takes to get stuck, between .19 and .53 for the 21 unclipped runs
+of seed 0. At the pilot's .244 all 8 seeds were rescued; at the .393 and .379 of the probes of seeds 0 and 1, 14 and 16
+of 20, where the rule asks for 19. What the playbook has for that case, clipping harder (L1044), was not judged.
 
 Settings come from pilot seeds, which no verdict uses; see `Settings`.
 """
