@@ -7,9 +7,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from harness.analysis.instability import SPIKE_RISE
 from harness.experiments import frequent_evals
-from harness.experiments.frequent_evals import EXPERIMENT, evaluated
+from harness.experiments.frequent_evals import EXPERIMENT, VISIBLE_RISE, evaluated
 from harness.experiments.verdict import ALPHA, judge
 from harness.figures.published import published
 from harness.figures.style import save
@@ -136,19 +135,20 @@ def test_a_schedule_shows_that_a_run_ended_early():
     np.testing.assert_array_equal(losses, [1, 1, np.nan])
 
 
-@pytest.mark.parametrize(("period", "seen"), [(1, 1), (2, 1), (5, 1), (10, 0), (62, 0)])
-def test_a_spike_of_six_steps_is_missed_between_evaluations(period, seen, true_records):
+@pytest.mark.parametrize(("period", "shown"), [(1, True), (2, True), (5, True), (10, False), (62, False)])
+def test_a_spike_of_six_steps_is_missed_between_evaluations(period, shown, true_records):
     (trial, *_) = frequent_evals.probes(true_records, "stride_bug")
-    assert frequent_evals._seen([trial], period, 500) == seen
+    assert (frequent_evals.shown_rise(trial, period, 500) > VISIBLE_RISE) == shown
+    assert frequent_evals._seen([trial]) == 1
 
 
-def test_a_single_evaluation_shows_a_spike_to_a_sparse_schedule(true_records):
+def test_a_single_evaluation_shows_a_rise_to_a_sparse_schedule(true_records):
     (trial, *_) = frequent_evals.probes(true_records, "standard")
     curve = np.array(trial.curves["train_loss"])
-    curve[123] += 2 * SPIKE_RISE  # step 124
+    curve[123] += 5.0  # step 124
     trial = record_with(trial, curve)
-    assert frequent_evals._seen([trial], 62, 500) == 1
-    assert frequent_evals._seen([trial], 1, 500) == 0  # one odd batch is no spike
+    assert frequent_evals.shown_rise(trial, 62, 500) > VISIBLE_RISE
+    assert frequent_evals._seen([trial]) == 0  # one odd batch is no instability
 
 
 def record_with(trial, curve):
@@ -188,7 +188,8 @@ def test_a_diverged_run_is_seen_by_every_schedule():
 
     records = rounds(False, diverging, infeasible=lambda place: place.study == "probe-stride_bug")
     trials = frequent_evals.probes(records, "stride_bug")
-    assert [frequent_evals._seen(trials, period, 500) for period in (1, 62)] == [12, 12]
+    assert frequent_evals._seen(trials) == LAPTOP.judged
+    assert {frequent_evals.shown_rise(trial, 62, 500) for trial in trials} == {np.inf}
     assert verdicts(records)["evals.hidden-by-sparse"] == "contradicted"
 
 
@@ -239,7 +240,7 @@ def null_shares(runs, seed, chances):
     ],
 )
 def test_chance_is_not_reproduced(chances, false):
-    # 2,000 runs of each, seed 2026: NULLS
+    # 2,000 runs of each, seed 2026: at most 2.1% reproduced
     runs = 60
     for share, is_false in zip(null_shares(runs, 7, chances), false, strict=True):
         if is_false:
