@@ -319,7 +319,15 @@ def _draw(records: Sequence[TrialRecord], verdicts: Sequence[Verdict], scale: st
         for arm in labels
         if (found := probes(records, arm))
     }
-    draw_rises(axes[2], periods, rises, list(colours.values()), VISIBLE_RISE, "what a schedule shows of the same runs")
+    draw_rises(
+        axes[2],
+        periods,
+        rises,
+        list(colours.values()),
+        VISIBLE_RISE,
+        settings.usual,
+        "what a schedule shows of the same runs\n(each seed, and the median)",
+    )
     lines = []
     for arm in labels:
         found = [at(swept, arm, learning_rate=rate) for rate in settings.rates]

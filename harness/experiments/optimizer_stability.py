@@ -20,7 +20,8 @@ The first round trains every rate, and its errors choose the best rates; the sec
 claims about errors at a chosen rate are judged on these alone.
 
 What differs at `laptop`: Wide ResNet 10-1 instead of 28-10, 8x8 `mnist5k` instead of CIFAR-10, 100 steps at batch 64
-instead of about 14,600; cosine decay, Nesterov momentum and AdamW as published, with .9, and .9 and .999, not tuned.
+of a constant rate instead of about 14,600 of cosine decay; Nesterov momentum and AdamW as published, with .9, and .9
+and .999, which are not tuned.
 
 Settings come from pilot seeds, which no verdict uses; see `_Settings`.
 """
@@ -65,7 +66,20 @@ _ADAM = {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8}
 class _Settings:
     """Of a scale; `laptop` is chosen on pilots.
 
-    PILOTS
+    The pilot: 3 replicates of the pilot range of seed 0 at every rate. Mean errors with standard strides and the bug
+
+      momentum  .00316  .01   .0316  .1    .316  1     3.16       Adam  .000316  .001  .00316  .01   .0316  .1
+      standard   .167   .093  .079   .077  .093  .100  .776              .133    .075  .079    .089  .091   .128
+      bug        .146   .084  .074   .092  .880  .870  .898              .130    .090  .086    .093  .189   .828
+
+    so that momentum lost 3, 2 and 2 of its 5 usable steps and Adam 0, 0 and 1 of its 4. Trial standard deviation .016
+    over the 17 means under .11. By a spread of .016 of Adam's rise the second part of the main claim needs 16 seeds for
+    a power of .8 against the published rise at the first step of Holm's correction; 24 are for a rise of .005.
+
+    The pilot also says that the published errors will not be seen here: best errors with and without the bug are .074
+    and .077 with momentum, .086 and .075 with Adam. Longer training with cosine decay hardly brings momentum's rise
+    out: .004 after 200 steps (3 replicates) and .002 after 400 (6), a tenth of the published one. Nor is it the spikes: with the bug Adam's loss spikes from .0316 on, ten times its best rate, and momentum's from .178,
+    six times. What saves Adam is that its best rates lie further down.
 
     `accelerator` and `paper` are reasoned, not piloted: rates of figure 4 for momentum and those around AdamW's usual
     1e-3; deltas of half a point and a fifth of a point of error.
@@ -75,7 +89,10 @@ class _Settings:
         high for standard strides.
       swept: seeds of the first round.
       judged: fresh seeds of the second.
-      delta: tolerated damage of Adam: the trial standard deviation.
+      delta: the trial standard deviation: tolerated rise of Adam's error, and by how much momentum's has to exceed it.
+        Above 0 it would be passed by chance: a best rate chosen one step off, which one null experiment in seven did,
+        is worth .003, and 5.4% of null experiments were called reproduced instead of 2.5%.
+      schedule: of the learning rate.
       steps: those of the workload at this scale if None.
     """
 
@@ -83,21 +100,22 @@ class _Settings:
     swept: int
     judged: int
     delta: float
+    schedule: str = "constant"
     steps: int | None = None
 
 
 _FIGURE_4 = (0.001, 0.00215, 0.00464, 0.01, 0.0215, 0.0464, 0.1, 0.215, 0.464, 1.0, 2.15)
 
 _SETTINGS = {
-    "smoke": _Settings({"nesterov": (0.0316, 0.316), "adamw": (0.001, 0.01)}, swept=2, judged=2, delta=0.01),
+    "smoke": _Settings({"nesterov": (0.0316, 0.316), "adamw": (0.001, 0.01)}, swept=2, judged=2, delta=0.016),
     "laptop": _Settings(
         {
-            "nesterov": (0.01, 0.0316, 0.1, 0.316, 1.0, 3.16),
-            "adamw": (0.000316, 0.001, 0.00316, 0.01, 0.0316, 0.1, 0.316),
+            "nesterov": (0.00316, 0.01, 0.0316, 0.1, 0.316, 1.0, 3.16),
+            "adamw": (0.000316, 0.001, 0.00316, 0.01, 0.0316, 0.1),
         },
-        swept=12,
-        judged=16,
-        delta=0.01,
+        swept=10,
+        judged=24,
+        delta=0.016,
     ),
     "accelerator": _Settings(
         {
@@ -107,6 +125,7 @@ _SETTINGS = {
         swept=8,
         judged=8,
         delta=0.005,
+        schedule="cosine",
     ),
     "paper": _Settings(
         {
@@ -116,6 +135,7 @@ _SETTINGS = {
         swept=8,
         judged=8,
         delta=0.002,
+        schedule="cosine",
         steps=14_600,  # read off figure 4, the same experiment; the workload has the 200 epochs of another paper
     ),
 }
@@ -136,7 +156,7 @@ ERRORS = Claim(
     "optimizer.best-error",
     "Tuned apart, the stride bug raises the best error of momentum by more than that of Adam.",
     "Lower limit of the paired difference of rises in final error on fresh seeds, momentum minus Adam, each optimizer "
-    "and workload at its own best rate, above 0.",
+    "and workload at its own best rate, above the trial standard deviation.",
 )
 UNTUNED = Claim(
     "optimizer.untuned",
@@ -189,7 +209,7 @@ def _study(
         steps=_SETTINGS[scale].steps or size.steps,
         evaluation_batch_size=size.evaluation_batch_size,
         optimizer=optimizer,
-        schedule="cosine",
+        schedule=_SETTINGS[scale].schedule,
     )
 
 
@@ -311,14 +331,15 @@ def _judge(records: Sequence[TrialRecord], scale: str, control: bool) -> list[tu
     def defeated(optimizer: str, above: bool) -> Judgement:
         rate = best_rate(records, name_of(optimizer, "standard"))
         trials = fresh(records, name_of(optimizer, "stride_bug"), rate)
-        count = sum(error(trial) > usable_error(records, optimizer) for trial in trials.values())
+        most = usable_error(records, optimizer)
+        count = sum(error(trial) > most for trial in trials.values())
         form, stated = (share_above, 1.0) if above else (share_below, 0.0)
         return form(count, len(trials), UNSTABLE_SHARE, stated)
 
     rises = damage(records, "nesterov") - damage(records, "adamw")
     return [
         (TOLERATES, tolerates),
-        (ERRORS, larger(rises, 0.0, PUBLISHED_DAMAGE["nesterov"] - PUBLISHED_DAMAGE["adamw"])),
+        (ERRORS, larger(rises, settings.delta, PUBLISHED_DAMAGE["nesterov"] - PUBLISHED_DAMAGE["adamw"])),
         (UNTUNED, every(defeated("nesterov", above=True), defeated("adamw", above=False))),
     ]
 

@@ -16,6 +16,7 @@ def draw_rises(
     groups: Mapping[str, np.ndarray],
     colours: Sequence[str],
     threshold: float,
+    usual: int,
     title: str,
 ) -> None:
     """Draws each seed thin and the median thick.
@@ -26,7 +27,8 @@ def draw_rises(
       groups: label to the largest rise of each seed at each period, nats, (seeds, n); infinite ones are drawn at the
         upper border.
       colours: one a group.
-      threshold: nats from which on a rise counts, drawn dashed.
+      threshold: nats from which on a rise counts for a schedule that is not every step, drawn dashed.
+      usual: period of the usual schedule, drawn dotted.
       title: of the panel.
     """
     finite = [rises[np.isfinite(rises)] for rises in groups.values()]
@@ -35,7 +37,8 @@ def draw_rises(
         shown = np.minimum(rises, top)
         axes.plot(periods, shown.T, color=colour, linewidth=0.6, alpha=0.4)
         axes.plot(periods, np.median(shown, axis=0), color=colour, linewidth=2, marker="o", markersize=4, label=label)
-    axes.axhline(threshold, color="black", linestyle="--", linewidth=0.8, label=f"{threshold:g} nats, counts as a rise")
+    axes.axhline(threshold, color="black", linestyle="--", linewidth=0.8, label=f"{threshold:g} nats, enough to show")
+    axes.axvline(usual, color="black", linestyle=":", linewidth=0.8, label="usual schedule")
     axes.set(
         xscale="log",
         ylim=(-0.03 * top, 1.02 * top),
