@@ -78,8 +78,8 @@ class _Settings:
 
     The pilot also says that the published errors will not be seen here: best errors with and without the bug are .074
     and .077 with momentum, .086 and .075 with Adam. Longer training with cosine decay hardly brings momentum's rise
-    out: .004 after 200 steps (3 replicates) and .002 after 400 (6), a tenth of the published one. Nor is it the spikes: with the bug Adam's loss spikes from .0316 on, ten times its best rate, and momentum's from .178,
-    six times. What saves Adam is that its best rates lie further down.
+    out: .004 after 200 steps (3 replicates) and .002 after 400 (6), a tenth of the published one. And Adam is not free
+    of spikes: with the bug its loss has one from .0316 on, ten times its best rate, momentum's from .178 on, six times.
 
     `accelerator` and `paper` are reasoned, not piloted: rates of figure 4 for momentum and those around AdamW's usual
     1e-3; deltas of half a point and a fifth of a point of error.
