@@ -116,7 +116,7 @@ def test_optimizers_differ_in_the_update_rule_alone():
         assert one.hyperparameters["weight_decay"] == other.hyperparameters["weight_decay"]
 
 
-def test_the_second_round_takes_the_best_rates_and_those_without_the_bug(true_records):
+def test_the_second_round_takes_the_best_rates(true_records):
     rates = {}
     for found in true_records:
         if found.study.endswith("-fresh"):
@@ -124,7 +124,7 @@ def test_the_second_round_takes_the_best_rates_and_those_without_the_bug(true_re
             assert found.replicate >= LAPTOP.swept
     assert rates == {
         "nesterov_standard": {0.1},
-        "nesterov_stride_bug": {0.0316, 0.1},
+        "nesterov_stride_bug": {0.0316},
         "adamw_standard": {0.00316},
         "adamw_stride_bug": {0.00316},
     }
@@ -163,10 +163,14 @@ def test_a_bug_that_costs_adam_more_contradicts():
     assert {v.verdict for v in found.values()} == {"contradicted"}
 
 
-def test_equal_losses_are_not_reproduced():
+def test_equal_losses_contradict():
     found = verdicts(rounds(False, pattern(np.random.default_rng(2), {"nesterov": 0, "adamw": 0})))
+    assert found["optimizer.adam-tolerates"].verdict == "contradicted"
+
+
+def test_half_the_loss_is_not_reproduced():
+    found = verdicts(rounds(False, pattern(np.random.default_rng(2), {"nesterov": 0, "adamw": 1})))
     assert found["optimizer.adam-tolerates"].verdict == "inconclusive"
-    assert found["optimizer.untuned"].verdict == "contradicted"  # the best rate stays usable with either
 
 
 def test_adam_must_keep_its_best_error():
@@ -195,7 +199,7 @@ def test_infeasible_trials_count_with_chance_error():
 
     clean = rounds(False, pattern(np.random.default_rng(5), {"nesterov": 2, "adamw": 2}), infeasible=diverges)
     np.testing.assert_allclose(stability.range_lost(clean, "nesterov", "laptop"), 3 * stability.step_octaves("laptop"))
-    assert verdicts(clean)["optimizer.untuned"].verdict == "reproduced"
+    assert verdicts(clean)["optimizer.adam-tolerates"].verdict == "reproduced"
 
 
 def test_the_control_is_the_same_and_not_the_main_claim():
@@ -212,57 +216,59 @@ def test_a_control_with_an_effect_is_found():
     assert found["optimizer.control-same"].verdict == "contradicted"
 
 
-# Steps of the sweep up to the highest usable rate of the bug on each seed: array of shape n, of the same law for both
-# optimizers. Trials of standard strides vary too: the usable rates at their border are usable on half of the seeds.
+# Steps of the sweep that the bug costs on each seed, to momentum and to Adam: two arrays of shape n. In the first three
+# Adam loses half of what momentum loses on average, in the last two as much, and errors rise alike.
 NULLS = {
-    "spread": lambda rng, n: rng.choice([-1, 0, 1], n, p=[0.3, 0.4, 0.3]),
-    "skewed": lambda rng, n: rng.choice([1, 0, -1], n, p=[0.8, 0.15, 0.05]),
-    "bimodal": lambda rng, n: rng.choice([2, -1], n),
+    "half, spread": lambda rng, n: (rng.choice([1, 2, 3], n, p=[0.3, 0.4, 0.3]), rng.choice(3, n, p=[0.3, 0.4, 0.3])),
+    "half, skewed": lambda rng, n: (
+        rng.choice(4, n, p=[0.65, 0.25, 0.05, 0.05]),
+        rng.choice(3, n, p=[0.8, 0.15, 0.05]),
+    ),
+    "half, bimodal": lambda rng, n: (rng.choice([0, 4], n), rng.choice([0, 2], n)),
+    "equal, spread": lambda rng, n: rng.choice(3, (2, n)),
+    "equal, none": lambda rng, n: np.zeros((2, n), int),
 }
 
 
 def null_shares(family, runs, seed):
-    """Shares of null experiments in which each claim is reproduced: the bug costs both optimizers the same."""
+    """Shares of null experiments in which each claim is reproduced."""
     rng = np.random.default_rng(seed)
     records = rounds(False, lambda place: 0.05)
-    # The second round as planned for the best rates of either workload.
+    # Every rate on the fresh seeds too; those of the best rates are kept in each experiment.
     kept = [r for r in records if r.study.endswith("-sweep")]
-    rates = {name: np.array(values) for name, values in LAPTOP.rates.items()}
     fresh = range(LAPTOP.swept, LAPTOP.swept + LAPTOP.judged)
-    second = [
-        TrialRecord(**{**vars(r), "study": r.study.replace("-sweep", "-fresh"), "replicate": n, "results": {}})
-        for r in kept
-        if r.replicate == 0
-        for n in fresh
-    ]
-    for one in second:
-        one.results["final_error"] = 0.0
-    records = kept + second
-    place = [(*r.arm.split("_", 1), r.replicate, r.hyperparameters["learning_rate"]) for r in records]
-    steps = np.array([round(2 * np.log10(rate / BEST[optimizer])) for optimizer, _, _, rate in place])
-    assert set(rates) == set(BEST)
+    second = {}
+    for one in kept:
+        if one.replicate == 0:
+            second[one.arm, one.hyperparameters["learning_rate"]] = [
+                TrialRecord(**{**vars(one), "study": f"{one.arm}-fresh", "replicate": n, "results": {}}) for n in fresh
+            ]
+    everything = kept + [one for group in second.values() for one in group]
+    place = [(*r.arm.split("_", 1), r.replicate, r.hyperparameters["learning_rate"]) for r in everything]
+    steps = [round(2 * np.log10(rate / BEST[optimizer])) for optimizer, _, _, rate in place]
     found = Counter()
     for _ in range(runs):
-        highest = {
-            (optimizer, workload): NULLS[family](rng, 100) if workload == "stride_bug" else 1 + rng.integers(0, 2, 100)
-            for optimizer in stability.OPTIMIZERS
-            for workload in stability.WORKLOADS
-        }
-        noise = 0.005 * rng.gamma(4, 1, len(records)) / 2
-        for one, (optimizer, workload, replicate, _), step, extra in zip(records, place, steps, noise, strict=True):
-            broken = step > highest[optimizer, workload][replicate]
-            one.results["final_error"] = 0.9 if broken else (0.2 if step < -1 else 0.05 + 0.003 * abs(step)) + extra
+        lost = dict(zip(stability.OPTIMIZERS, NULLS[family](rng, fresh.stop), strict=True))
+        noise = rng.gamma(4, 0.0025, len(everything))
+        for one, (optimizer, workload, replicate, _), step, extra in zip(everything, place, steps, noise, strict=True):
+            highest = 2 - (lost[optimizer][replicate] if workload == "stride_bug" else 0)
+            slope = 0.05 + 0.003 * abs(step) if step >= -1 else 0.2
+            one.results["final_error"] = 0.9 if step > highest else slope + extra
+        chosen = {arm: stability.best_rate(kept, arm) for arm in dict.fromkeys(arm for arm, _ in second)}
+        records = kept + [one for arm, rate in chosen.items() for one in second[arm, rate]]
         for claim, judgement in EXPERIMENT.judge(records, "laptop", False):
             found[claim.id] += judgement.p_for <= ALPHA
     return [found[claim.id] / runs for claim in EXPERIMENT.claims]
 
 
 @pytest.mark.parametrize("family", NULLS)
-def test_equal_costs_are_not_told_apart_by_chance(family):
+def test_costs_are_not_told_apart_by_chance(family):
     # 2,000 runs of each, seed 2026: NULLSHARES
-    runs = 20
-    for share in null_shares(family, runs, seed=7):
-        assert share <= 0.025 + 3 * np.sqrt(0.025 * 0.975 / runs)
+    runs = 15
+    main, errors = null_shares(family, runs, seed=7)
+    limit = 0.025 + 3 * np.sqrt(0.025 * 0.975 / runs)
+    assert main <= limit
+    assert errors <= limit or family.startswith("half")
 
 
 # --- the figure ---

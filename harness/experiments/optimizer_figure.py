@@ -62,7 +62,8 @@ def draw(records: Sequence[TrialRecord], scale: str) -> Figure:
     losses = []
     for optimizer, colour in zip(OPTIMIZERS, COLOURS[2:], strict=False):
         rate = best_rate(records, name_of(optimizer, "standard"))
-        trials = list(fresh(records, name_of(optimizer, "stride_bug"), rate).values())[:_DRAWN_CURVES]
+        arm = name_of(optimizer, "stride_bug")
+        trials = list(at(swept(records, arm), arm, learning_rate=rate).values())[:_DRAWN_CURVES]
         curves = [trial.curves["train_objective"] for trial in trials]
         steps = [np.arange(1, len(curve) + 1) for curve in curves]
         losses.append(LossSeries(f"{_TITLES[optimizer]}, rate {rate:g}", steps, curves, colour))
@@ -81,7 +82,7 @@ def _draw_best(axes, records: Sequence[TrialRecord], control: bool) -> None:
             rate = best_rate(records, arm)
             short = "standard" if workload == "standard" else "other seeds" if control else "stride bug"
             groups[f"{_TITLES[optimizer].split()[0]}\n{short}\nrate {rate:g}"] = [
-                error(trial) for trial in fresh(records, arm, rate).values()
+                error(trial) for trial in fresh(records, arm).values()
             ]
             shown.append(_published_error(optimizer, workload))
     draw_dots(axes, groups, "validation error (share of examples)", "best errors, tuned apart (fresh seeds)")

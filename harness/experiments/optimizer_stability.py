@@ -13,20 +13,24 @@ train best; over 14,600 steps error falls by half between the bug's last stable 
 hardly, and the bug's larger head trains faster at low rates. So the main claim is about the rates themselves: of how
 much of its range of usable rates the bug robs either optimizer. A rate is usable on a seed where training ends near the
 best error of the same optimizer with standard strides, whether its loss spiked at the start or not: a spike that is
-survived is tolerated. The published errors are judged as a second claim, and as a third what happens to whoever adds
-the bug without tuning anew.
+survived is tolerated. The published errors are judged as a second claim.
 
-The first round trains every rate, and its errors choose the best rates; the second trains those on fresh seeds, and the
-claims about errors at a chosen rate are judged on these alone.
+The first round trains every rate; its errors choose the best ones, which the second trains on fresh seeds, and rises of
+the best error are judged on these alone.
+
+Why the main claim does not hold at `laptop`, by the pilots: either optimizer loses the upper decade of its range.
+Adam's step does not follow the size of the gradient, but the bug's flatten head has 9 times as many inputs (16 times at
+12x12), so that at the same rate a step moves its outputs that much more; hence Adam's loss spikes with the bug too,
+from .0316 on, and does not train there. What is left holds either optimizer's best rate or one as good, which is why
+neither has a best error that is much worse. Momentum needs the rates that it loses only in long training.
+
+Where it flips (pilots, octaves lost by momentum and by Adam): 2.7 and 2.7 as judged (5 replicates); 3.9 and .6 at a
+constant rate (3 replicates), where noise keeps standard strides from using Adam's highest rates, so that there is less
+for the bug to take; three and three at the upper end at 12x12 (5 replicates). So a constant rate would have reproduced
+the claim, for a reason that has nothing to do with stability; the published schedule is judged.
 
 What differs at `laptop`: Wide ResNet 10-1 instead of 28-10, 8x8 `mnist5k` instead of CIFAR-10, 100 steps at batch 64
-of a constant rate instead of about 14,600 of cosine decay; Nesterov momentum and AdamW as published, with .9, and .9
-and .999, which are not tuned.
-
-Where it flips: at 12x12, where the bug sharpens the loss more, pilots (5 replicates, cosine decay) saw no advantage at
-the upper end. The highest usable rate fell from .8 to .1 with momentum, and from .064 or more to .008 with Adam, three
-octaves either way. Adam's step does not follow the size of the gradient, but the bug's head has 16 times as many inputs
-there (9 times at 8x8), and so moves its outputs by that much more at the same rate.
+instead of about 14,600; cosine decay, Nesterov momentum and AdamW as published, with .9, and .9 and .999, not tuned.
 
 Settings come from pilot seeds, which no verdict uses; see `_Settings`.
 """
@@ -40,10 +44,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from harness.analysis.instability import UNSTABLE_SHARE
 from harness.analysis.trial_table import at, final_error, paired_differences, values
 from harness.experiments.experiment import Experiment
-from harness.experiments.verdict import Judgement, every, larger, no_worse, out_of_range, same, share_above, share_below
+from harness.experiments.verdict import Judgement, every, larger, no_worse, out_of_range, same
 from harness.records import Claim, TrialRecord, Verdict
 from harness.studies.study import Arm, Study
 from workloads.workload import configure, workload_scale
@@ -53,7 +56,7 @@ if TYPE_CHECKING:
 
 USABLE = 1.5
 """A rate is usable on a seed where the error is at most so many times the lowest mean error of the same optimizer with
-standard strides: four trial standard deviations over it at `laptop`, and half of the published rise, which was 1.93."""
+standard strides: four trial standard deviations over it at `laptop`, and about half of the published rise, to 1.93."""
 
 PUBLISHED_RANGE_LOST = float(np.log2(1.0 / 0.01))
 """Octaves of stable rates that the bug costs momentum in figure 4, at least: 1.0 was stable without it, .01 with it."""
@@ -71,20 +74,19 @@ _ADAM = {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8}
 class _Settings:
     """Of a scale; `laptop` is chosen on pilots.
 
-    The pilot: 3 replicates of the pilot range of seed 0 at every rate. Mean errors with standard strides and the bug
+    The pilot: 5 replicates of the pilot range of seed 0 at every rate. Mean errors with standard strides and the bug
 
-      momentum  .00316  .01   .0316  .1    .316  1     3.16       Adam  .000316  .001  .00316  .01   .0316  .1
-      standard   .167   .093  .079   .077  .093  .100  .776              .133    .075  .079    .089  .091   .128
-      bug        .146   .084  .074   .092  .880  .870  .898              .130    .090  .086    .093  .189   .828
+      momentum  .01   .0316  .1    .316  1     3.16       Adam  .000316  .001  .00316  .01   .0316  .1    .316
+      standard  .135  .079   .059  .057  .068  .525              .213    .100  .066    .060  .060   .087  .554
+      bug       .111  .068   .062  .565  .805  .891              .189    .097  .064    .062  .385   .851  .804
 
-    so that momentum lost 3, 2 and 2 of its 5 usable steps and Adam 0, 0 and 1 of its 4. Trial standard deviation .016
-    over the 17 means under .11. By a spread of .016 of Adam's rise the second part of the main claim needs 16 seeds for
-    a power of .8 against the published rise at the first step of Holm's correction; 24 are for a rise of .005.
+    so that of 3 or 4 usable rates momentum lost 1, 2, 2, 1 and 2 and Adam 2, 0, 2, 2 and 2: the contrast of the main
+    claim was -2.7 octaves, with a spread of 3.4, by which 12 seeds have a power of .99 for the published effect. Trial
+    standard deviation .007 over the 12 means under .09. Best errors rose by .005 with momentum and .003 with Adam, with
+    a spread of .013 and .005 of the paired differences; so have 20 seeds against the published rises.
 
-    The pilot also says that the published errors will not be seen here: best errors with and without the bug are .074
-    and .077 with momentum, .086 and .075 with Adam. Longer training with cosine decay hardly brings momentum's rise
-    out: .004 after 200 steps (3 replicates) and .002 after 400 (6), a tenth of the published one. And Adam is not free
-    of spikes: with the bug its loss has one from .0316 on, ten times its best rate, momentum's from .178 on, six times.
+    Longer training hardly brings momentum's rise out: .004 after 200 steps (3 replicates) and .002 after 400 (6), a
+    tenth of the published one.
 
     `accelerator` and `paper` are reasoned, not piloted: rates of figure 4 for momentum and those around AdamW's usual
     1e-3; deltas of half a point and a fifth of a point of error.
@@ -97,7 +99,6 @@ class _Settings:
       delta: the trial standard deviation: tolerated rise of Adam's error, and by how much momentum's has to exceed it.
         Above 0 it would be passed by chance: a best rate chosen one step off, which one null experiment in seven did,
         is worth .003, and 5.4% of null experiments were called reproduced instead of 2.5%.
-      schedule: of the learning rate.
       steps: those of the workload at this scale if None.
     """
 
@@ -105,22 +106,21 @@ class _Settings:
     swept: int
     judged: int
     delta: float
-    schedule: str = "constant"
     steps: int | None = None
 
 
 _FIGURE_4 = (0.001, 0.00215, 0.00464, 0.01, 0.0215, 0.0464, 0.1, 0.215, 0.464, 1.0, 2.15)
 
 _SETTINGS = {
-    "smoke": _Settings({"nesterov": (0.0316, 0.316), "adamw": (0.001, 0.01)}, swept=2, judged=2, delta=0.016),
+    "smoke": _Settings({"nesterov": (0.0316, 0.316), "adamw": (0.001, 0.01)}, swept=2, judged=2, delta=0.007),
     "laptop": _Settings(
         {
-            "nesterov": (0.00316, 0.01, 0.0316, 0.1, 0.316, 1.0, 3.16),
-            "adamw": (0.000316, 0.001, 0.00316, 0.01, 0.0316, 0.1),
+            "nesterov": (0.01, 0.0316, 0.1, 0.316, 1.0, 3.16),
+            "adamw": (0.000316, 0.001, 0.00316, 0.01, 0.0316, 0.1, 0.316),
         },
-        swept=10,
-        judged=24,
-        delta=0.016,
+        swept=12,
+        judged=20,
+        delta=0.007,
     ),
     "accelerator": _Settings(
         {
@@ -130,7 +130,6 @@ _SETTINGS = {
         swept=8,
         judged=8,
         delta=0.005,
-        schedule="cosine",
     ),
     "paper": _Settings(
         {
@@ -140,7 +139,6 @@ _SETTINGS = {
         swept=8,
         judged=8,
         delta=0.002,
-        schedule="cosine",
         steps=14_600,  # read off figure 4, the same experiment; the workload has the 200 epochs of another paper
     ),
 }
@@ -152,22 +150,16 @@ _RANGE = (
 
 TOLERATES = Claim(
     "optimizer.adam-tolerates",
-    "The stride bug costs momentum more of its range of usable rates than Adam, whose best error it does not raise.",
-    "Lower limit of the paired difference of octaves of usable rates lost, momentum minus Adam, above 0, and upper "
-    f"limit of Adam's rise in final error, each workload at its own best rate, under the trial standard deviation; "
-    f"{_RANGE}.",
+    "The stride bug costs Adam less than half of the usable rates that it costs momentum, and not its best error.",
+    "Lower limit of the paired difference of octaves of usable rates lost, momentum minus twice Adam, above 0, and "
+    "upper limit of Adam's rise in final error on fresh seeds, each workload at its own best rate, under the trial "
+    f"standard deviation; {_RANGE}.",
 )
 ERRORS = Claim(
     "optimizer.best-error",
     "Tuned apart, the stride bug raises the best error of momentum by more than that of Adam.",
     "Lower limit of the paired difference of rises in final error on fresh seeds, momentum minus Adam, each optimizer "
     "and workload at its own best rate, above the trial standard deviation.",
-)
-UNTUNED = Claim(
-    "optimizer.untuned",
-    "At the rate that is best without it, the stride bug defeats momentum and not Adam (ours, not the playbook's).",
-    f"With the bug, at the best rate of standard strides, the share of fresh seeds on which it is not usable is above "
-    f"{UNSTABLE_SHARE} with momentum and below it with Adam, by exact 95% intervals.",
 )
 CONTROL = Claim(
     "optimizer.control-same",
@@ -214,7 +206,7 @@ def _study(
         steps=_SETTINGS[scale].steps or size.steps,
         evaluation_batch_size=size.evaluation_batch_size,
         optimizer=optimizer,
-        schedule=_SETTINGS[scale].schedule,
+        schedule="cosine",
     )
 
 
@@ -238,17 +230,15 @@ def _studies(scale: str, control: bool, overrides: Mapping[str, str]) -> list[St
 
 
 def _fresh(records: Sequence[TrialRecord], scale: str, control: bool, overrides: Mapping[str, str]) -> list[Study]:
-    """The second round: each arm at its best rate, and the bug at that of standard strides, on fresh seeds."""
+    """The second round: each arm at its best rate, on fresh seeds."""
     settings = _SETTINGS[scale]
     seeds = range(settings.swept, settings.swept + settings.judged)
     studies = []
     for optimizer in OPTIMIZERS:
-        untouched = best_rate(records, name_of(optimizer, "standard"))
         for workload in WORKLOADS:
-            name = name_of(optimizer, workload)
-            rates = list(dict.fromkeys((best_rate(records, name), untouched)))  # perhaps the same
             arm = _arm(optimizer, workload, control, seeds)
-            studies.append(_study(f"{name}-fresh", scale, overrides, optimizer, arm, rates, seeds))
+            rates = [best_rate(records, arm.name)]
+            studies.append(_study(f"{arm.name}-fresh", scale, overrides, optimizer, arm, rates, seeds))
     return studies
 
 
@@ -260,9 +250,9 @@ def swept(records: Sequence[TrialRecord], arm: str) -> list[TrialRecord]:
     return [record for record in records if record.study == f"{arm}-sweep"]
 
 
-def fresh(records: Sequence[TrialRecord], arm: str, rate: float) -> dict[int, TrialRecord]:
-    """The trials of an arm at a rate in the second round, by replicate."""
-    return at([record for record in records if record.study == f"{arm}-fresh"], arm, learning_rate=rate)
+def fresh(records: Sequence[TrialRecord], arm: str) -> dict[int, TrialRecord]:
+    """The trials of an arm in the second round, by replicate."""
+    return at([record for record in records if record.study == f"{arm}-fresh"], arm)
 
 
 def mean_errors(records: Sequence[TrialRecord], arm: str) -> dict[float, float]:
@@ -315,38 +305,23 @@ def _reached(records: Sequence[TrialRecord]) -> bool:
 
 def damage(records: Sequence[TrialRecord], optimizer: str) -> np.ndarray:
     """The bug's rise in error, each workload at its own best rate, of each fresh seed, float64 (seeds,)."""
-    bug, standard = (
-        fresh(records, arm, best_rate(records, arm))
-        for arm in (name_of(optimizer, "stride_bug"), name_of(optimizer, "standard"))
-    )
+    bug, standard = (fresh(records, name_of(optimizer, workload)) for workload in ("stride_bug", "standard"))
     return paired_differences(bug, standard, error)
 
 
 def _judge(records: Sequence[TrialRecord], scale: str, control: bool) -> list[tuple[Claim, Judgement]]:
     settings = _SETTINGS[scale]
-    more = range_lost(records, "nesterov", scale) - range_lost(records, "adamw", scale)
-    lost = larger(more, 0.0, PUBLISHED_RANGE_LOST)
+    momentum, adam = (range_lost(records, optimizer, scale) for optimizer in OPTIMIZERS)
+    # Twice: what is tolerated costs less than half, where the published rises in error are 27 to 1.
+    lost = larger(momentum - 2 * adam, 0.0, PUBLISHED_RANGE_LOST)
     if not _reached(records):
         lost = out_of_range(lost.effect, 0.0, lost.n)
-    unharmed = no_worse(damage(records, "adamw"), settings.delta, PUBLISHED_DAMAGE["adamw"])
-    tolerates = every(lost, unharmed)
+    rises = {optimizer: damage(records, optimizer) for optimizer in OPTIMIZERS}
+    tolerates = every(lost, no_worse(rises["adamw"], settings.delta, PUBLISHED_DAMAGE["adamw"]))
     if control:
-        return [(TOLERATES, tolerates), (CONTROL, same(more, step_octaves(scale)))]
-
-    def defeated(optimizer: str, above: bool) -> Judgement:
-        rate = best_rate(records, name_of(optimizer, "standard"))
-        trials = fresh(records, name_of(optimizer, "stride_bug"), rate)
-        most = usable_error(records, optimizer)
-        count = sum(error(trial) > most for trial in trials.values())
-        form, stated = (share_above, 1.0) if above else (share_below, 0.0)
-        return form(count, len(trials), UNSTABLE_SHARE, stated)
-
-    rises = damage(records, "nesterov") - damage(records, "adamw")
-    return [
-        (TOLERATES, tolerates),
-        (ERRORS, larger(rises, settings.delta, PUBLISHED_DAMAGE["nesterov"] - PUBLISHED_DAMAGE["adamw"])),
-        (UNTUNED, every(defeated("nesterov", above=True), defeated("adamw", above=False))),
-    ]
+        return [(TOLERATES, tolerates), (CONTROL, same(momentum - adam, step_octaves(scale)))]
+    more = PUBLISHED_DAMAGE["nesterov"] - PUBLISHED_DAMAGE["adamw"]
+    return [(TOLERATES, tolerates), (ERRORS, larger(rises["nesterov"] - rises["adamw"], settings.delta, more))]
 
 
 def _draw(records: Sequence[TrialRecord], verdicts: Sequence[Verdict], scale: str) -> Figure:
@@ -363,7 +338,7 @@ EXPERIMENT = Experiment(
     "rates whose loss spikes crossed, the border of usable errors dashed; errors on fresh seeds with each workload at "
     "its own best rate; training losses of the bug at the rate that is best without it. Published points stand faint "
     "behind.",
-    claims=(TOLERATES, ERRORS, UNTUNED),
+    claims=(TOLERATES, ERRORS),
     control="Standard strides in both arms, which differ by initialisation and order alone: neither optimizer loses "
     "usable rates, so that the main claim is not reproduced and the ranges lost are the same.",
     studies=_studies,
