@@ -241,7 +241,7 @@ def null_shares(runs, seed, chances):
 )
 def test_chance_is_not_reproduced(chances, false):
     # 2,000 runs of each, seed 2026: at most 2.1% reproduced
-    runs = 60
+    runs = 25
     for share, is_false in zip(null_shares(runs, 7, chances), false, strict=True):
         if is_false:
             assert share <= 0.025 + 3 * np.sqrt(0.025 * 0.975 / runs)
