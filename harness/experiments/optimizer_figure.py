@@ -85,11 +85,11 @@ def _draw_best(axes, records: Sequence[TrialRecord], control: bool) -> None:
                 error(trial) for trial in fresh(records, arm).values()
             ]
             shown.append(_published_error(optimizer, workload))
-    draw_dots(axes, groups, "validation error (share of examples)", "best errors, tuned apart (fresh seeds)")
+    note = "fresh seeds" if control else "fresh seeds; grey bars: published"
+    draw_dots(axes, groups, "validation error (share of examples)", f"best errors, tuned apart\n({note})")
     if not control:
         style = {"color": "black", "alpha": PUBLISHED_ALPHA, "markersize": 10}
-        axes.plot(range(len(shown)), shown, "_", markeredgewidth=3, label="published", **style)
-        axes.legend()
+        axes.plot(range(len(shown)), shown, "_", markeredgewidth=3, **style)
 
 
 def _published_error(optimizer: str, workload: str) -> float:
