@@ -10,7 +10,6 @@ import pytest
 from harness.experiments import residual_normalization as residual
 from harness.experiments.residual_normalization import EXPERIMENT
 from harness.experiments.verdict import judge
-from harness.figures.style import save
 from harness.records import TrialRecord
 
 LAPTOP = residual.SETTINGS["laptop"]
@@ -199,7 +198,7 @@ PARTS = {
 
 @pytest.mark.parametrize("claim", PARTS)
 def test_a_part_at_the_edge_is_rarely_enough(claim):
-    runs = 100
+    runs = 60
     for part in PARTS[claim]:
         rng = np.random.default_rng(2027)
         false = sum(claim in reproduced({**CERTAIN, part: 0.5}, rng, False) for _ in range(runs))
@@ -214,7 +213,9 @@ def test_it_draws_without_warnings(control, tmp_path):
     records = records_of(lambda arm, rate, r: None if r == 1 else claimed(arm, rate, r), control)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        save(lambda: EXPERIMENT.draw(records, [], "laptop"), tmp_path)
+        figure = EXPERIMENT.draw(records, [], "laptop")
+        figure.savefig(tmp_path / "figure.png")
+    assert len(figure.axes) == 4
     assert (tmp_path / "figure.png").stat().st_size > 20_000
 
 
