@@ -277,7 +277,7 @@ def _draw(records: Sequence[TrialRecord], verdicts: Sequence[Verdict], scale: st
 EXPERIMENT = Experiment(
     name="residual-normalization",
     title="Normalization inside of the residual branch, and branches that start at 0, train at higher rates",
-    source="fixes of common instability patterns (L969-973)",
+    source="possible fixes of common instability patterns",
     figure="Final validation loss of a Transformer against learning rate for each placement of its normalization, "
     "points where most seeds do not train crossed; training loss at a low and at a high rate; validation error of "
     "every seed at the high rate, published points of another network faint behind.",
