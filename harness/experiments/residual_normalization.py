@@ -1,6 +1,6 @@
 """Where the normalization of a residual block stands, and how its branch starts, decide at which rates it trains.
 
-    playbook reproduce residual-normalization              about 2 minutes on 2 CPU cores
+    playbook reproduce residual-normalization              about 3 minutes on 2 CPU cores
     playbook reproduce residual-normalization --control    about 1 minute
 
 The playbook says (L969-973): normalization should be the last operation before the residual; Norm(x + f(x)) is known
