@@ -1,0 +1,422 @@
+"""Figure 8: warmup of the learning rate makes higher rates usable, for pre-LN and post-LN Transformers.
+
+    playbook reproduce warmup-benefit              about @TIME@ minutes on 2 CPU cores
+    playbook reproduce warmup-benefit --control    about @CTIME@ minutes
+
+The playbook says: prepend a warmup, and peak rates far above the `unstable_base_learning_rate` can be used; ten times
+that rate is the one to try (L1014). The figure to expect: four curves of validation loss against the base learning
+rate, each flat and then up at once to a loss that has learned next to nothing; those of post-LN go up first, and each
+goes up later with warmup. In the published figure warmup moves the largest stable rate by a factor of 4.6 (post-LN) and
+2.8 (pre-LN), which is less than ten, and the best loss hardly: 1.618 against 1.597 for pre-LN.
+
+The warmup is prepended (L1020), so that arms have equal steps at the peak rate and those with warmup more in all. The
+control gives the other arm those steps instead: a warmup of one step, and as many more at the peak as have the same
+integral of the rate. @SHARE@
+
+@DIFFERS@
+
+@FOUND@
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from harness.analysis.rate_sensitivity import RateSensitivity, rate_sensitivity
+from harness.analysis.trial_table import at
+from harness.experiments.experiment import Experiment
+from harness.experiments.verdict import Judgement, every, larger, no_worse, out_of_range, same, share_above
+from harness.records import Claim, TrialRecord, Verdict
+from harness.studies.study import Arm, Study
+from workloads.workload import configure, workload_scale
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+NORMALIZATIONS = {"pre_ln": "before", "post_ln": "after"}
+"""Plain arm to the workload's field; the arm with warmup has `_warmup` behind its name. As in the published table."""
+
+ARMS = tuple(arm for plain in NORMALIZATIONS for arm in (plain, f"{plain}_warmup"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Of a scale; `laptop` is chosen on pilots.
+
+    @PILOTS@
+
+    `accelerator` and `paper` are reasoned, not piloted: rates of the published figure, a warmup of a tenth of the other
+    steps, deltas of a hundredth of a nat.
+
+    Attributes:
+      fields: of the workload that are set.
+      rates: ascending, the same for all arms.
+      warmup_steps: of the arms with warmup.
+      usable: validation loss in nats below which a rate is usable: half of the way from the loss of guessing by the
+        frequencies of the symbols, where a Transformer that fails gets stuck, to the best loss of pre-LN.
+      deltas: tolerated difference of the best losses of each normalisation, nats: the trial standard deviation.
+      replicates: paired seeds of the sweep.
+      judged: fresh seeds of the best rates.
+      tenfold: fresh seeds at ten times the unstable rate.
+      batch_size: examples per step; that of the workload if None.
+      steps: at the peak rate; those of the workload if None.
+      schedule: of the learning rate; that of the workload if None.
+      evaluation_batch_size: that of the workload if None.
+      curvature: plain arm to the rate at which curvature is measured along the training of one seed; none if empty.
+      curvature_examples: batch of it.
+    """
+
+    fields: Mapping[str, int | str]
+    rates: tuple[float, ...]
+    warmup_steps: int
+    usable: float
+    deltas: Mapping[str, float]
+    replicates: int
+    judged: int
+    tenfold: int
+    batch_size: int | None = None
+    steps: int | None = None
+    schedule: str | None = None
+    evaluation_batch_size: int | None = None
+    curvature: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    curvature_examples: int = 16
+
+
+_PUBLISHED_RATES = (1e-4, 1.67e-4, 2.78e-4, 4.64e-4, 7.74e-4, 1.29e-3, 2.15e-3, 3.59e-3, 5.99e-3, 1e-2)
+
+SETTINGS = {
+    "smoke": Settings(
+        fields={},
+        rates=(1e-3, 1e-2, 1e-1),
+        warmup_steps=2,
+        usable=2.95,
+        deltas={"pre_ln": 0.02, "post_ln": 0.02},
+        replicates=2,
+        judged=2,
+        tenfold=2,
+        schedule="constant",
+        curvature={"pre_ln": 1e-2, "post_ln": 1e-2},
+        curvature_examples=4,
+    ),
+    "laptop": Settings(
+        fields={"layers": 6, "width": 32, "heads": 2, "mlp_width": 64, "length": 32},
+        rates=(6.81e-4, 1.47e-3, 3.16e-3, 6.81e-3, 1.47e-2, 3.16e-2, 6.81e-2, 0.147),
+        warmup_steps=150,
+        usable=2.95,
+        deltas={"pre_ln": 0.02, "post_ln": 0.02},
+        replicates=12,
+        judged=12,
+        tenfold=12,
+        batch_size=4,
+        steps=400,
+        schedule="constant",
+        evaluation_batch_size=64,
+        curvature={"pre_ln": 6.81e-2, "post_ln": 3.16e-3},
+    ),
+    "accelerator": Settings(
+        fields={},
+        rates=_PUBLISHED_RATES,
+        warmup_steps=100,
+        usable=2.4,  # half of the way from 3.37 to about 1.4
+        deltas={"pre_ln": 0.01, "post_ln": 0.01},
+        replicates=8,
+        judged=8,
+        tenfold=12,
+        batch_size=64,
+        steps=1000,
+    ),
+    "paper": Settings(
+        fields={},
+        rates=_PUBLISHED_RATES,
+        warmup_steps=10_000,
+        usable=5.0,  # half of the way from about 7 to 3.1
+        deltas={"pre_ln": 0.01, "post_ln": 0.01},
+        replicates=8,
+        judged=8,
+        tenfold=12,
+        steps=100_000,
+    ),
+}
+
+PUBLISHED_RATIOS = {"pre_ln": 3.59e-3 / 1.29e-3, "post_ln": 4.64e-4 / 1e-4}
+"""Largest stable rate with warmup over that without, in the published figure."""
+
+PUBLISHED_PRE_OVER_POST = {"": 1.29e-3 / 1e-4, "_warmup": 3.59e-3 / 4.64e-4}
+"""Largest stable rate of pre-LN over that of post-LN, without and with warmup."""
+
+FACTOR = 10.0
+"""Of the unstable rate: what the playbook would try with warmup (L1014)."""
+
+USABLE_SHARE = 0.5
+"""Share of seeds above which a rate is usable."""
+
+SAME_STEPS = 0.5
+"""Steps of the grid of rates that the control's largest stable rate may move by on average."""
+
+CENSORED_SHARE = 0.5
+"""Share of an arm's seeds at an end of the sweep from which an undecided range is for want of `range`. Ends shrink a
+ratio towards 1, which makes no claim true, nor its opposite."""
+
+_STABLE = (
+    "the largest stable rate of a seed is the last one, going up from its best, whose final validation loss is below "
+    "the usable one"
+)
+
+EXTENDS = Claim(
+    "warmup.extends-range",
+    "Warmup raises the largest stable learning rate, of pre-LN and of post-LN Transformers.",
+    "For both, lower limit of the paired log2 ratio of the largest stable rates, with warmup over without, above 0; "
+    f"{_STABLE}.",
+)
+TENFOLD = Claim(
+    "warmup.tenfold",
+    "With warmup, ten times the unstable learning rate becomes usable.",
+    f"For both, the share of fresh seeds whose final loss is usable with warmup at {FACTOR:g} times the unstable rate "
+    f"is above {USABLE_SHARE}, by exact 95% intervals; the unstable rate is the lowest, above the best, at which no "
+    "more than half of the sweep's seeds are usable without warmup.",
+)
+NARROWER = Claim(
+    "warmup.post-ln-narrower",
+    "The range of stable learning rates of post-LN ends earlier than that of pre-LN, with and without warmup.",
+    "Without warmup and with it, lower limit of the paired log2 ratio of the largest stable rates, pre-LN over "
+    "post-LN, above 0.",
+)
+BEST = Claim(
+    "warmup.best-no-worse",
+    "The best loss with warmup is no worse than without.",
+    "For both, upper limit of the paired difference in final validation loss, with warmup minus without, each at its "
+    "best rate, under the trial standard deviation; rates are chosen by mean loss in the sweep, losses are of fresh "
+    "seeds.",
+)
+CONTROL = Claim(
+    "warmup.control-same",
+    "A warmup of one step with the same integral of the rate leaves the largest stable rate the same.",
+    "For both, 90% interval of the paired log2 ratio of the largest stable rates within plus or minus half a step of "
+    "the grid of rates.",
+)
+
+
+def _study(
+    name: str,
+    scale: str,
+    arms: Sequence[Arm],
+    rates: Sequence[float],
+    replicates: range,
+    overrides: Mapping[str, str],
+    **named: object,
+) -> Study:
+    settings, size = SETTINGS[scale], workload_scale("transformer", scale)
+    return dataclasses.replace(
+        Study(
+            name=name,
+            workload=configure(configure(size.workload, settings.fields), overrides),
+            arms=tuple(arms),
+            points=[{"learning_rate": rate} for rate in rates],
+            replicates=replicates,
+            hyperparameters={**size.hyperparameters, "warmup_steps": 0},
+            batch_size=settings.batch_size or size.batch_size,
+            steps=settings.steps or size.steps,
+            evaluation_batch_size=settings.evaluation_batch_size or size.evaluation_batch_size,
+            optimizer=size.optimizer,
+            schedule=settings.schedule or size.schedule,
+        ),
+        **named,
+    )
+
+
+def _arm(name: str, warmup_steps: int) -> Arm:
+    """An arm by its name, which says whether it has the warmup."""
+    plain, warmup, _ = name.partition("_warmup")
+    return Arm(name, {"normalization": NORMALIZATIONS[plain]}, {"warmup_steps": warmup_steps} if warmup else {})
+
+
+def _studies(scale: str, control: bool, overrides: Mapping[str, str]) -> list[Study]:
+    settings = SETTINGS[scale]
+    seeds, warmup = range(settings.replicates), settings.warmup_steps
+    if control:
+        plain = [_arm(name, 1) for name in NORMALIZATIONS]
+        warmed = [_arm(f"{name}_warmup", 1) for name in NORMALIZATIONS]
+        before = _study("control", scale, plain, settings.rates, seeds, overrides)
+        after = _study("control-longer", scale, warmed, settings.rates, seeds, overrides)
+        return [before, dataclasses.replace(after, steps=after.steps + warmup // 2)]
+    studies = [_study("sweep", scale, [_arm(name, warmup) for name in ARMS], settings.rates, seeds, overrides)]
+    for plain, rate in settings.curvature.items():
+        study = _study(
+            f"curvature-{plain}",
+            scale,
+            [_arm(name, warmup) for name in (plain, f"{plain}_warmup")],
+            (rate,),
+            range(_CURVATURE_SEED, _CURVATURE_SEED + 1),
+            overrides,
+            curvature_examples=settings.curvature_examples,
+        )
+        total = study.steps + warmup
+        steps = sorted({round(total * share) for share in _CURVATURE_SHARES})
+        studies.append(dataclasses.replace(study, curvature_steps=steps))
+    return studies
+
+
+_CURVATURE_SEED = 10_000  # a replicate that no claim is judged on
+_CURVATURE_SHARES = (0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7)
+
+
+def loss(record: TrialRecord, scale: str) -> float:
+    """The final validation loss, nats; an infeasible trial counts with that of guessing among all symbols."""
+    if record.status == "complete":
+        return record.results["final_loss"]
+    return float(np.log(workload_scale("transformer", scale).workload.classes))
+
+
+def sweep_losses(records: Sequence[TrialRecord], arm: str, scale: str) -> np.ndarray:
+    """Final validation losses of the first round, float64 (rates, seeds)."""
+    settings = SETTINGS[scale]
+    rows = []
+    for rate in settings.rates:
+        trials = at(records, arm, learning_rate=rate)
+        rows.append([loss(trials[replicate], scale) for replicate in range(settings.replicates)])
+    return np.array(rows)
+
+
+def best_rate(losses: np.ndarray, rates: Sequence[float]) -> float:
+    """The rate of the lowest mean loss; losses are (rates, seeds)."""
+    return rates[int(np.argmin(losses.mean(axis=1)))]
+
+
+def largest_stable(losses: np.ndarray, usable: float) -> np.ndarray:
+    """Finds the largest stable rate of each seed.
+
+    From the best rate up, so that a rate that is too low to get anywhere in time does not count as unstable.
+
+    Args:
+      losses: (rates, seeds) nats, the rates ascending.
+      usable: nats below which a rate is usable.
+
+    Returns:
+      Index of the rate, int (seeds,); 0 where no rate is usable, which is the most that is known.
+    """
+    found = []
+    for seed in losses.T:
+        index = int(np.argmin(seed))
+        while index + 1 < len(seed) and seed[index + 1] < usable:
+            index += 1
+        found.append(index if seed[index] < usable else 0)
+    return np.array(found)
+
+
+def unstable_rate(losses: np.ndarray, rates: Sequence[float], usable: float) -> float | None:
+    """The lowest rate, above the best, at which no more than half of the seeds are usable; None where all are."""
+    best = rates.index(best_rate(losses, rates))
+    shares = np.mean(losses < usable, axis=1)
+    return next((rates[index] for index in range(best + 1, len(rates)) if shares[index] <= USABLE_SHARE), None)
+
+
+def sensitivity(records: Sequence[TrialRecord], arm: str, scale: str) -> RateSensitivity:
+    """The learning-rate sensitivity of an arm over the rates of the sweep.
+
+    The loss at initialisation is that of the first training batch, which a seed has at every rate.
+    """
+    settings = SETTINGS[scale]
+    trials = at(records, arm, learning_rate=settings.rates[0])
+    initial = [float(trials[replicate].curves["train_loss"][0]) for replicate in range(settings.replicates)]
+    return rate_sensitivity(settings.rates, sweep_losses(records, arm, scale), np.array(initial))
+
+
+def _winners(records: Sequence[TrialRecord], scale: str, control: bool, overrides: Mapping[str, str]) -> list[Study]:
+    """The second round on fresh seeds: every arm at its best rate, and warmup at ten times the unstable rate."""
+    if control:
+        return []
+    settings = SETTINGS[scale]
+    losses = {arm: sweep_losses(records, arm, scale) for arm in ARMS}
+    studies = []
+    for arm in ARMS:
+        rates = (best_rate(losses[arm], settings.rates),)
+        fresh = range(settings.replicates, settings.replicates + settings.judged)
+        studies.append(_study(f"best-{arm}", scale, [_arm(arm, settings.warmup_steps)], rates, fresh, overrides))
+    for plain in NORMALIZATIONS:
+        unstable = unstable_rate(losses[plain], settings.rates, settings.usable)
+        if unstable is not None:
+            fresh = range(settings.replicates, settings.replicates + settings.tenfold)
+            arm = _arm(f"{plain}_warmup", settings.warmup_steps)
+            studies.append(_study(f"tenfold-{plain}", scale, [arm], (FACTOR * unstable,), fresh, overrides))
+    return studies
+
+
+def of_study(records: Sequence[TrialRecord], name: str) -> dict[int, TrialRecord]:
+    """The trials of a study of one arm and rate, by replicate."""
+    return {record.replicate: record for record in records if record.study == name}
+
+
+def _larger_stable(
+    indices: Mapping[str, np.ndarray], above: str, below: str, settings: Settings, stated: float
+) -> Judgement:
+    """That one arm's largest stable rate exceeds another's, as a paired log2 ratio."""
+    log_rates = np.log2(settings.rates)
+    judgement = larger(log_rates[indices[above]] - log_rates[indices[below]], 0.0, stated)
+    ends = [np.mean((indices[arm] == 0) | (indices[arm] == len(log_rates) - 1)) for arm in (above, below)]
+    if judgement.reason is None and max(ends) >= CENSORED_SHARE:
+        return dataclasses.replace(judgement, reason="range")
+    return judgement
+
+
+def _judge(records: Sequence[TrialRecord], scale: str, control: bool) -> list[tuple[Claim, Judgement]]:
+    settings = SETTINGS[scale]
+    losses = {arm: sweep_losses(records, arm, scale) for arm in ARMS}
+    indices = {arm: largest_stable(losses[arm], settings.usable) for arm in ARMS}
+    extends = every(
+        *(
+            _larger_stable(indices, f"{plain}_warmup", plain, settings, float(np.log2(ratio)))
+            for plain, ratio in PUBLISHED_RATIOS.items()
+        )
+    )
+    if control:
+        log_rates = np.log2(settings.rates)
+        delta = SAME_STEPS * float(np.mean(np.diff(log_rates)))
+        moved = [log_rates[indices[f"{plain}_warmup"]] - log_rates[indices[plain]] for plain in NORMALIZATIONS]
+        return [(EXTENDS, extends), (CONTROL, every(*(same(one, delta) for one in moved)))]
+    narrower = every(
+        *(
+            _larger_stable(indices, f"pre_ln{warmup}", f"post_ln{warmup}", settings, float(np.log2(ratio)))
+            for warmup, ratio in PUBLISHED_PRE_OVER_POST.items()
+        )
+    )
+    tenfold, best = [], []
+    for plain in NORMALIZATIONS:
+        tried = of_study(records, f"tenfold-{plain}").values()
+        usable = sum(loss(trial, scale) < settings.usable for trial in tried)
+        tenfold.append(
+            share_above(usable, len(tried), USABLE_SHARE, 1.0)
+            if tried
+            else out_of_range(float("nan"), USABLE_SHARE, settings.tenfold, (0.0, 1.0))
+        )
+        pair = of_study(records, f"best-{plain}_warmup"), of_study(records, f"best-{plain}")
+        difference = [loss(pair[0][replicate], scale) - loss(pair[1][replicate], scale) for replicate in pair[0]]
+        best.append(no_worse(difference, settings.deltas[plain], 0.0))
+    return [(EXTENDS, extends), (TENFOLD, every(*tenfold)), (NARROWER, narrower), (BEST, every(*best))]
+
+
+def _draw(records: Sequence[TrialRecord], verdicts: Sequence[Verdict], scale: str) -> Figure:
+    from harness.experiments.warmup_figure import draw
+
+    return draw(records, scale)
+
+
+EXPERIMENT = Experiment(
+    name="warmup-benefit",
+    title="Warmup makes higher learning rates usable, for pre-LN and post-LN Transformers",
+    source="figure 8",
+    figure="Validation loss against base learning rate of pre-LN and post-LN with and without warmup, unusable points "
+    "crossed and the best starred, with the published points and by itself; training loss where warmup decides; "
+    "preconditioned sharpness along training with Adam's stability threshold; learning-rate sensitivity of every arm "
+    "with its interval.",
+    claims=(EXTENDS, TENFOLD, NARROWER, BEST),
+    control="The warmup is replaced by a warmup of one step and as many more steps at the peak rate as have the same "
+    "integral of the rate: the largest stable rates are the same, and the main claim is not reproduced.",
+    studies=_studies,
+    judge=_judge,
+    draw=_draw,
+    follow_ups=(_winners,),
+)

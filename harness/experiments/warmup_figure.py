@@ -1,0 +1,167 @@
+"""The figure of `warmup-benefit`: loss against rate, training curves, curvature, learning-rate sensitivity."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from harness.analysis.stability_threshold import stability_threshold
+from harness.analysis.trial_table import at
+from harness.experiments.warmup_benefit import (
+    ARMS,
+    NORMALIZATIONS,
+    SETTINGS,
+    USABLE_SHARE,
+    of_study,
+    sensitivity,
+    sweep_losses,
+    unstable_rate,
+)
+from harness.figures.dots import draw_dots
+from harness.figures.loss_curves import LossSeries, draw_loss_curves
+from harness.figures.published import published
+from harness.figures.rate_sweep import RateSeries, draw_rate_sweep
+from harness.figures.style import COLOURS, MARKERS, panels, plain_log_ticks, shared_legend
+from harness.records import TrialRecord
+
+_LABELS = {
+    "pre_ln": "pre-LN",
+    "pre_ln_warmup": "pre-LN, warmup",
+    "post_ln": "post-LN",
+    "post_ln_warmup": "post-LN, warmup",
+}
+_COLOURS = dict(zip(ARMS, COLOURS, strict=False))
+_MARKERS = dict(zip(ARMS, MARKERS, strict=False))
+_DRAWN_CURVES = 2  # seeds whose loss curves are drawn; more only hide each other
+_SMOOTHING = 10  # steps whose losses are averaged in the drawing: a step sees few symbols
+
+
+def draw(records: Sequence[TrialRecord], scale: str) -> Figure:
+    """Draws the six panels, of a control all but the curvature.
+
+    Args:
+      records: of both rounds.
+      scale: one of `harness.experiments.experiment.SCALES`.
+    """
+    settings = SETTINGS[scale]
+    control = any(record.study == "control" for record in records)
+    labels = dict(_LABELS)
+    if control:
+        labels.update({f"{plain}_warmup": f"{_LABELS[plain]}, more steps" for plain in NORMALIZATIONS})
+        heading = ["control: no warmup, and the same integral of the rate"]
+    else:
+        longest = max(len(record.curves["learning_rate"]) for record in records if record.study == "sweep")
+        peak = longest - settings.warmup_steps
+        share = settings.warmup_steps / peak
+        heading = [
+            f"{settings.warmup_steps:,} steps of warmup before {peak:,}: {share:.0%} (the playbook: at most 10%)"
+        ]
+        heading.append("faint and dashed: published")
+    curvature = [plain for plain in NORMALIZATIONS if of_study(records, f"curvature-{plain}")]
+    figure, axes = panels(4 + len(curvature), "; ".join([f"warmup-benefit at scale {scale}", *heading]))
+
+    sweep = [_sweep(records, arm, labels[arm], scale) for arm in ARMS]
+    draw_rate_sweep(axes[0], ([] if control else _published()) + sweep, "validation loss (nats)")
+    axes[0].set_title("loss against base learning rate" + ("" if control else ", published points behind"))
+    draw_rate_sweep(axes[1], sweep, "validation loss (nats)")
+    axes[1].axhline(settings.usable, color="grey", linestyle=":", label="usable below")
+    axes[1].set_title("the same without the published points\n(mean, best and worst seed)")
+    for panel in axes[:2]:
+        panel.set_xlabel("base learning rate")
+    rates = {plain: _shown_rate(records, plain, scale) for plain in NORMALIZATIONS}
+    groups = [_losses(records, arm, rates[arm.removesuffix("_warmup")], labels[arm]) for arm in ARMS]
+    draw_loss_curves(
+        axes[2],
+        groups,
+        "training loss at the lowest unstable rate without warmup\n"
+        f"(pre-LN {rates['pre_ln']:g}, post-LN {rates['post_ln']:g}; single seeds, means of {_SMOOTHING} steps)",
+    )
+    axes[2].set_ylabel("training loss (nats)")
+    found = {arm: sensitivity(records, arm, scale) for arm in ARMS}
+    draw_dots(
+        axes[3],
+        {_with_interval(labels[arm], found[arm]): found[arm].by_seed for arm in ARMS},
+        "learning-rate sensitivity (nats)",
+        f"sensitivity over rates {settings.rates[0]:g} to {settings.rates[-1]:g}\n"
+        f"(one dot a seed; below: mean and {found[ARMS[0]].level:.0%} interval)",
+    )
+    for panel, plain in zip(axes[4:], curvature, strict=True):
+        _draw_curvature(panel, of_arms(records, plain), labels)
+        panel.set_title(f"preconditioned sharpness of {_LABELS[plain]}, rate {settings.curvature[plain]:g}")
+    shared_legend(figure, axes[:3])
+    return figure
+
+
+def of_arms(records: Sequence[TrialRecord], plain: str) -> list[TrialRecord]:
+    """The runs whose curvature was measured, without and with warmup."""
+    return [record for record in records if record.study == f"curvature-{plain}"]
+
+
+def _with_interval(label: str, found) -> str:
+    low, high = found.interval
+    return f"{label.replace(', ', chr(10))}\n{found.value:.2f}\n[{low:.2f}, {high:.2f}]"
+
+
+def _sweep(records: Sequence[TrialRecord], arm: str, label: str, scale: str) -> RateSeries:
+    settings = SETTINGS[scale]
+    losses = sweep_losses(records, arm, scale)
+    failing = np.mean(losses >= settings.usable, axis=1) >= 1 - USABLE_SHARE
+    return RateSeries(label, settings.rates, list(losses), failing, _COLOURS[arm], _MARKERS[arm])
+
+
+def _published() -> list[RateSeries]:
+    series = []
+    for arm in ARMS:
+        rows = [row for row in published("fig8_warmup") if row["series"] == arm]
+        series.append(
+            RateSeries(
+                None,
+                [float(row["learning_rate"]) for row in rows],
+                [np.array([float(row["validation_loss"])]) for row in rows],
+                [row["poor_optimization"] == "1" for row in rows],
+                _COLOURS[arm],
+                _MARKERS[arm],
+                published=True,
+            )
+        )
+    return series
+
+
+def _shown_rate(records: Sequence[TrialRecord], plain: str, scale: str) -> float:
+    """The lowest unstable rate without warmup, or the highest of all."""
+    settings = SETTINGS[scale]
+    return unstable_rate(sweep_losses(records, plain, scale), settings.rates, settings.usable) or settings.rates[-1]
+
+
+def _losses(records: Sequence[TrialRecord], arm: str, rate: float, label: str) -> LossSeries:
+    trials = list(at(records, arm, learning_rate=rate).values())[:_DRAWN_CURVES]
+    curves = [_means(trial.curves["train_loss"]) for trial in trials]
+    steps = [
+        (np.arange(len(curve)) + 0.5) * min(_SMOOTHING, len(trial.curves["train_loss"]))
+        for curve, trial in zip(curves, trials, strict=True)
+    ]
+    return LossSeries(label, steps, curves, _COLOURS[arm])
+
+
+def _means(curve: np.ndarray) -> np.ndarray:
+    """Means of `_SMOOTHING` steps each; of a shorter curve, its mean."""
+    width = min(_SMOOTHING, len(curve))
+    return curve[: len(curve) // width * width].reshape(-1, width).mean(axis=1)
+
+
+def _draw_curvature(axes: Axes, runs: Sequence[TrialRecord], labels: dict[str, str]) -> None:
+    for run in runs:
+        steps, sharpness = run.curves["sharpness_step"], run.curves["preconditioned_sharpness"]
+        shown = sharpness > 0
+        colour = _COLOURS[run.arm]
+        axes.plot(
+            steps[shown], sharpness[shown], color=colour, marker=_MARKERS[run.arm], markersize=4, label=labels[run.arm]
+        )
+        threshold = stability_threshold("adam", run.curves["learning_rate"], run.hyperparameters["beta1"])
+        axes.plot(np.arange(len(threshold)), threshold, color=colour, linestyle=":", label="38 / rate of the step")
+    axes.set(yscale="log", xlabel="step", ylabel="largest eigenvalue of $P^{-1}H$")
+    axes.legend()
+    plain_log_ticks(axes.yaxis)
