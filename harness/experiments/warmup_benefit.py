@@ -22,12 +22,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from harness.analysis.rate_sensitivity import RateSensitivity, rate_sensitivity
-from harness.analysis.trial_table import at
+from harness.analysis.trial_table import at, paired_differences
 from harness.experiments.experiment import Experiment
 from harness.experiments.verdict import Judgement, every, larger, no_worse, out_of_range, same, share_above
 from harness.records import Claim, TrialRecord, Verdict
@@ -54,7 +55,8 @@ class Settings:
 
     Attributes:
       fields: of the workload that are set.
-      rates: ascending, the same for all arms.
+      rates: plain arm to its rates, ascending in equal ratios, with and without warmup. Those of pre-LN begin where
+        those of post-LN are about to end, since each is sure to train below its own, and to fail above.
       warmup_steps: of the arms with warmup.
       usable: validation loss in nats below which a rate is usable: half of the way from the loss of guessing by the
         frequencies of the symbols, where a Transformer that fails gets stuck, to the best loss of pre-LN.
@@ -71,7 +73,7 @@ class Settings:
     """
 
     fields: Mapping[str, int | str]
-    rates: tuple[float, ...]
+    rates: Mapping[str, tuple[float, ...]]
     warmup_steps: int
     usable: float
     deltas: Mapping[str, float]
@@ -91,7 +93,7 @@ _PUBLISHED_RATES = (1e-4, 1.67e-4, 2.78e-4, 4.64e-4, 7.74e-4, 1.29e-3, 2.15e-3, 
 SETTINGS = {
     "smoke": Settings(
         fields={},
-        rates=(1e-3, 1e-2, 1e-1),
+        rates=dict.fromkeys(NORMALIZATIONS, (1e-3, 1e-2, 1e-1)),
         warmup_steps=2,
         usable=2.95,
         deltas={"pre_ln": 0.02, "post_ln": 0.02},
@@ -104,7 +106,10 @@ SETTINGS = {
     ),
     "laptop": Settings(
         fields={"layers": 6, "width": 32, "heads": 2, "mlp_width": 64, "length": 32},
-        rates=(6.81e-4, 1.47e-3, 3.16e-3, 6.81e-3, 1.47e-2, 3.16e-2, 6.81e-2, 0.147),
+        rates={
+            "pre_ln": (3.16e-3, 6.81e-3, 1.47e-2, 3.16e-2, 6.81e-2, 0.147),
+            "post_ln": (1e-3, 1.47e-3, 2.15e-3, 3.16e-3, 4.64e-3, 6.81e-3),
+        },
         warmup_steps=150,
         usable=2.95,
         deltas={"pre_ln": 0.02, "post_ln": 0.02},
@@ -112,14 +117,14 @@ SETTINGS = {
         judged=12,
         tenfold=12,
         batch_size=4,
-        steps=400,
+        steps=300,
         schedule="constant",
         evaluation_batch_size=64,
         curvature={"pre_ln": 6.81e-2, "post_ln": 3.16e-3},
     ),
     "accelerator": Settings(
         fields={},
-        rates=_PUBLISHED_RATES,
+        rates=dict.fromkeys(NORMALIZATIONS, _PUBLISHED_RATES),
         warmup_steps=100,
         usable=2.4,  # half of the way from 3.37 to about 1.4
         deltas={"pre_ln": 0.01, "post_ln": 0.01},
@@ -131,7 +136,7 @@ SETTINGS = {
     ),
     "paper": Settings(
         fields={},
-        rates=_PUBLISHED_RATES,
+        rates=dict.fromkeys(NORMALIZATIONS, _PUBLISHED_RATES),
         warmup_steps=10_000,
         usable=5.0,  # half of the way from about 7 to 3.1
         deltas={"pre_ln": 0.01, "post_ln": 0.01},
@@ -158,8 +163,8 @@ SAME_STEPS = 0.5
 """Steps of the grid of rates that the control's largest stable rate may move by on average."""
 
 CENSORED_SHARE = 0.5
-"""Share of an arm's seeds at an end of the sweep from which an undecided range is for want of `range`. Ends shrink a
-ratio towards 1, which makes no claim true, nor its opposite."""
+"""Share of an arm's seeds at an end of the sweep from which what is undecided is so for its `range`. The ends draw a
+ratio towards 1, so that neither a claim nor its opposite is decided by them."""
 
 _STABLE = (
     "the largest stable rate of a seed is the last one, going up from its best, whose final validation loss is below "
@@ -183,7 +188,7 @@ NARROWER = Claim(
     "warmup.post-ln-narrower",
     "The range of stable learning rates of post-LN ends earlier than that of pre-LN, with and without warmup.",
     "Without warmup and with it, lower limit of the paired log2 ratio of the largest stable rates, pre-LN over "
-    "post-LN, above 0.",
+    "post-LN, above 0; rates outside of those that both were swept at count as the nearest of these.",
 )
 BEST = Claim(
     "warmup.best-no-worse",
@@ -217,9 +222,9 @@ def _study(
             arms=tuple(arms),
             points=[{"learning_rate": rate} for rate in rates],
             replicates=replicates,
-            hyperparameters={**size.hyperparameters, "warmup_steps": 0},
+            hyperparameters=size.hyperparameters,
             batch_size=settings.batch_size or size.batch_size,
-            steps=settings.steps or size.steps,
+            steps=peak_steps(scale),
             evaluation_batch_size=settings.evaluation_batch_size or size.evaluation_batch_size,
             optimizer=size.optimizer,
             schedule=settings.schedule or size.schedule,
@@ -228,27 +233,37 @@ def _study(
     )
 
 
+def peak_steps(scale: str) -> int:
+    """Steps after the warmup."""
+    return SETTINGS[scale].steps or workload_scale("transformer", scale).steps
+
+
+def plain_of(arm: str) -> str:
+    """The arm without warmup of the same normalisation."""
+    return arm.removesuffix("_warmup")
+
+
 def _arm(name: str, warmup_steps: int) -> Arm:
-    """An arm by its name, which says whether it has the warmup."""
-    plain, warmup, _ = name.partition("_warmup")
-    return Arm(name, {"normalization": NORMALIZATIONS[plain]}, {"warmup_steps": warmup_steps} if warmup else {})
+    return Arm(name, {"normalization": NORMALIZATIONS[plain_of(name)]}, {"warmup_steps": warmup_steps})
 
 
 def _studies(scale: str, control: bool, overrides: Mapping[str, str]) -> list[Study]:
     settings = SETTINGS[scale]
     seeds, warmup = range(settings.replicates), settings.warmup_steps
-    if control:
-        plain = [_arm(name, 1) for name in NORMALIZATIONS]
-        warmed = [_arm(f"{name}_warmup", 1) for name in NORMALIZATIONS]
-        before = _study("control", scale, plain, settings.rates, seeds, overrides)
-        after = _study("control-longer", scale, warmed, settings.rates, seeds, overrides)
-        return [before, dataclasses.replace(after, steps=after.steps + warmup // 2)]
-    studies = [_study("sweep", scale, [_arm(name, warmup) for name in ARMS], settings.rates, seeds, overrides)]
-    for plain, rate in settings.curvature.items():
+    studies = []
+    for plain, rates in settings.rates.items():
+        if control:
+            before = _study(f"control-{plain}", scale, [_arm(plain, 0)], rates, seeds, overrides)
+            after = _study(f"control-{plain}-longer", scale, [_arm(f"{plain}_warmup", 1)], rates, seeds, overrides)
+            studies += [before, dataclasses.replace(after, steps=after.steps + warmup // 2)]
+        else:
+            arms = [_arm(plain, 0), _arm(f"{plain}_warmup", warmup)]
+            studies.append(_study(f"sweep-{plain}", scale, arms, rates, seeds, overrides))
+    for plain, rate in {}.items() if control else settings.curvature.items():
         study = _study(
             f"curvature-{plain}",
             scale,
-            [_arm(name, warmup) for name in (plain, f"{plain}_warmup")],
+            [_arm(plain, 0), _arm(f"{plain}_warmup", warmup)],
             (rate,),
             range(_CURVATURE_SEED, _CURVATURE_SEED + 1),
             overrides,
@@ -275,7 +290,7 @@ def sweep_losses(records: Sequence[TrialRecord], arm: str, scale: str) -> np.nda
     """Final validation losses of the first round, float64 (rates, seeds)."""
     settings = SETTINGS[scale]
     rows = []
-    for rate in settings.rates:
+    for rate in settings.rates[plain_of(arm)]:
         trials = at(records, arm, learning_rate=rate)
         rows.append([loss(trials[replicate], scale) for replicate in range(settings.replicates)])
     return np.array(rows)
@@ -319,10 +334,10 @@ def sensitivity(records: Sequence[TrialRecord], arm: str, scale: str) -> RateSen
 
     The loss at initialisation is that of the first training batch, which a seed has at every rate.
     """
-    settings = SETTINGS[scale]
-    trials = at(records, arm, learning_rate=settings.rates[0])
-    initial = [float(trials[replicate].curves["train_loss"][0]) for replicate in range(settings.replicates)]
-    return rate_sensitivity(settings.rates, sweep_losses(records, arm, scale), np.array(initial))
+    rates = SETTINGS[scale].rates[plain_of(arm)]
+    trials = at(records, arm, learning_rate=rates[0])
+    initial = [float(trials[replicate].curves["train_loss"][0]) for replicate in range(SETTINGS[scale].replicates)]
+    return rate_sensitivity(rates, sweep_losses(records, arm, scale), np.array(initial))
 
 
 def _winners(records: Sequence[TrialRecord], scale: str, control: bool, overrides: Mapping[str, str]) -> list[Study]:
@@ -333,11 +348,12 @@ def _winners(records: Sequence[TrialRecord], scale: str, control: bool, override
     losses = {arm: sweep_losses(records, arm, scale) for arm in ARMS}
     studies = []
     for arm in ARMS:
-        rates = (best_rate(losses[arm], settings.rates),)
+        rates = (best_rate(losses[arm], settings.rates[plain_of(arm)]),)
         fresh = range(settings.replicates, settings.replicates + settings.judged)
-        studies.append(_study(f"best-{arm}", scale, [_arm(arm, settings.warmup_steps)], rates, fresh, overrides))
-    for plain in NORMALIZATIONS:
-        unstable = unstable_rate(losses[plain], settings.rates, settings.usable)
+        own = _arm(arm, 0 if arm in NORMALIZATIONS else settings.warmup_steps)
+        studies.append(_study(f"best-{arm}", scale, [own], rates, fresh, overrides))
+    for plain, rates in settings.rates.items():
+        unstable = unstable_rate(losses[plain], rates, settings.usable)
         if unstable is not None:
             fresh = range(settings.replicates, settings.replicates + settings.tenfold)
             arm = _arm(f"{plain}_warmup", settings.warmup_steps)
@@ -350,36 +366,55 @@ def of_study(records: Sequence[TrialRecord], name: str) -> dict[int, TrialRecord
     return {record.replicate: record for record in records if record.study == name}
 
 
-def _larger_stable(
-    indices: Mapping[str, np.ndarray], above: str, below: str, settings: Settings, stated: float
-) -> Judgement:
-    """That one arm's largest stable rate exceeds another's, as a paired log2 ratio."""
-    log_rates = np.log2(settings.rates)
-    judgement = larger(log_rates[indices[above]] - log_rates[indices[below]], 0.0, stated)
-    ends = [np.mean((indices[arm] == 0) | (indices[arm] == len(log_rates) - 1)) for arm in (above, below)]
-    if judgement.reason is None and max(ends) >= CENSORED_SHARE:
+def _edges(records: Sequence[TrialRecord], scale: str) -> dict[str, np.ndarray]:
+    """Arm to the largest stable rate of each seed."""
+    settings = SETTINGS[scale]
+    return {
+        arm: np.array(settings.rates[plain_of(arm)])[largest_stable(sweep_losses(records, arm, scale), settings.usable)]
+        for arm in ARMS
+    }
+
+
+def larger_edge(above: np.ndarray, below: np.ndarray, low: float, high: float, stated: float) -> Judgement:
+    """Judges that one arm's largest stable rate exceeds another's.
+
+    Args:
+      above: of each seed, of the arm that is claimed to reach further.
+      below: the same of the other arm.
+      low: the lowest rate that both were swept at; edges below count as this.
+      high: the highest; edges above count as this.
+      stated: ratio that the power is for.
+
+    Returns:
+      The judgement of the paired log2 ratio, to which the sweep's ends are a reason of their own if it is undecided.
+    """
+    clipped = [np.clip(edges, low, high) for edges in (above, below)]
+    judgement = larger(np.log2(clipped[0] / clipped[1]), 0.0, float(np.log2(stated)))
+    censored = max(np.mean((edges == low) | (edges == high)) for edges in clipped)
+    if judgement.reason is None and censored >= CENSORED_SHARE:
         return dataclasses.replace(judgement, reason="range")
     return judgement
 
 
 def _judge(records: Sequence[TrialRecord], scale: str, control: bool) -> list[tuple[Claim, Judgement]]:
     settings = SETTINGS[scale]
-    losses = {arm: sweep_losses(records, arm, scale) for arm in ARMS}
-    indices = {arm: largest_stable(losses[arm], settings.usable) for arm in ARMS}
+    edges = _edges(records, scale)
     extends = every(
         *(
-            _larger_stable(indices, f"{plain}_warmup", plain, settings, float(np.log2(ratio)))
-            for plain, ratio in PUBLISHED_RATIOS.items()
+            larger_edge(edges[f"{plain}_warmup"], edges[plain], rates[0], rates[-1], PUBLISHED_RATIOS[plain])
+            for plain, rates in settings.rates.items()
         )
     )
     if control:
-        log_rates = np.log2(settings.rates)
-        delta = SAME_STEPS * float(np.mean(np.diff(log_rates)))
-        moved = [log_rates[indices[f"{plain}_warmup"]] - log_rates[indices[plain]] for plain in NORMALIZATIONS]
-        return [(EXTENDS, extends), (CONTROL, every(*(same(one, delta) for one in moved)))]
+        unchanged = [
+            same(np.log2(edges[f"{plain}_warmup"] / edges[plain]), SAME_STEPS * float(np.log2(rates[1] / rates[0])))
+            for plain, rates in settings.rates.items()
+        ]
+        return [(EXTENDS, extends), (CONTROL, every(*unchanged))]
+    low, high = settings.rates["pre_ln"][0], settings.rates["post_ln"][-1]
     narrower = every(
         *(
-            _larger_stable(indices, f"pre_ln{warmup}", f"post_ln{warmup}", settings, float(np.log2(ratio)))
+            larger_edge(edges[f"pre_ln{warmup}"], edges[f"post_ln{warmup}"], low, high, ratio)
             for warmup, ratio in PUBLISHED_PRE_OVER_POST.items()
         )
     )
@@ -392,9 +427,9 @@ def _judge(records: Sequence[TrialRecord], scale: str, control: bool) -> list[tu
             if tried
             else out_of_range(float("nan"), USABLE_SHARE, settings.tenfold, (0.0, 1.0))
         )
-        pair = of_study(records, f"best-{plain}_warmup"), of_study(records, f"best-{plain}")
-        difference = [loss(pair[0][replicate], scale) - loss(pair[1][replicate], scale) for replicate in pair[0]]
-        best.append(no_worse(difference, settings.deltas[plain], 0.0))
+        warmed, without = of_study(records, f"best-{plain}_warmup"), of_study(records, f"best-{plain}")
+        differences = paired_differences(warmed, without, partial(loss, scale=scale))
+        best.append(no_worse(differences, settings.deltas[plain], 0.0))
     return [(EXTENDS, extends), (TENFOLD, every(*tenfold)), (NARROWER, narrower), (BEST, every(*best))]
 
 

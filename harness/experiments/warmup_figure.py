@@ -16,6 +16,8 @@ from harness.experiments.warmup_benefit import (
     SETTINGS,
     USABLE_SHARE,
     of_study,
+    peak_steps,
+    plain_of,
     sensitivity,
     sweep_losses,
     unstable_rate,
@@ -47,14 +49,13 @@ def draw(records: Sequence[TrialRecord], scale: str) -> Figure:
       scale: one of `harness.experiments.experiment.SCALES`.
     """
     settings = SETTINGS[scale]
-    control = any(record.study == "control" for record in records)
+    control = any(record.study.startswith("control-") for record in records)
     labels = dict(_LABELS)
     if control:
         labels.update({f"{plain}_warmup": f"{_LABELS[plain]}, more steps" for plain in NORMALIZATIONS})
         heading = ["control: no warmup, and the same integral of the rate"]
     else:
-        longest = max(len(record.curves["learning_rate"]) for record in records if record.study == "sweep")
-        peak = longest - settings.warmup_steps
+        peak = peak_steps(scale)
         share = settings.warmup_steps / peak
         heading = [
             f"{settings.warmup_steps:,} steps of warmup before {peak:,}: {share:.0%} (the playbook: at most 10%)"
@@ -72,7 +73,7 @@ def draw(records: Sequence[TrialRecord], scale: str) -> Figure:
     for panel in axes[:2]:
         panel.set_xlabel("base learning rate")
     rates = {plain: _shown_rate(records, plain, scale) for plain in NORMALIZATIONS}
-    groups = [_losses(records, arm, rates[arm.removesuffix("_warmup")], labels[arm]) for arm in ARMS]
+    groups = [_losses(records, arm, rates[plain_of(arm)], labels[arm]) for arm in ARMS]
     draw_loss_curves(
         axes[2],
         groups,
@@ -85,8 +86,9 @@ def draw(records: Sequence[TrialRecord], scale: str) -> Figure:
         axes[3],
         {_with_interval(labels[arm], found[arm]): found[arm].by_seed for arm in ARMS},
         "learning-rate sensitivity (nats)",
-        f"sensitivity over rates {settings.rates[0]:g} to {settings.rates[-1]:g}\n"
-        f"(one dot a seed; below: mean and {found[ARMS[0]].level:.0%} interval)",
+        "sensitivity over "
+        + ", ".join(f"{rates[0]:g} to {rates[-1]:g} ({_LABELS[plain]})" for plain, rates in settings.rates.items())
+        + f"\n(one dot a seed; below: mean and {found[ARMS[0]].level:.0%} interval)",
     )
     for panel, plain in zip(axes[4:], curvature, strict=True):
         _draw_curvature(panel, of_arms(records, plain), labels)
@@ -109,7 +111,7 @@ def _sweep(records: Sequence[TrialRecord], arm: str, label: str, scale: str) -> 
     settings = SETTINGS[scale]
     losses = sweep_losses(records, arm, scale)
     failing = np.mean(losses >= settings.usable, axis=1) >= 1 - USABLE_SHARE
-    return RateSeries(label, settings.rates, list(losses), failing, _COLOURS[arm], _MARKERS[arm])
+    return RateSeries(label, settings.rates[plain_of(arm)], list(losses), failing, _COLOURS[arm], _MARKERS[arm])
 
 
 def _published() -> list[RateSeries]:
@@ -132,8 +134,8 @@ def _published() -> list[RateSeries]:
 
 def _shown_rate(records: Sequence[TrialRecord], plain: str, scale: str) -> float:
     """The lowest unstable rate without warmup, or the highest of all."""
-    settings = SETTINGS[scale]
-    return unstable_rate(sweep_losses(records, plain, scale), settings.rates, settings.usable) or settings.rates[-1]
+    rates = SETTINGS[scale].rates[plain]
+    return unstable_rate(sweep_losses(records, plain, scale), rates, SETTINGS[scale].usable) or rates[-1]
 
 
 def _losses(records: Sequence[TrialRecord], arm: str, rate: float, label: str) -> LossSeries:
