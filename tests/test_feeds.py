@@ -109,6 +109,13 @@ def test_sharpness_is_measured_on_the_first_examples():
     assert one == pytest.approx(two, rel=1e-4)
 
 
+def test_gradient_noise_is_measured_on_the_drawn_examples():
+    trial = trial_of(noise_steps=(0, 2))
+    arrays = dataclasses.replace(trial, workload=StandIn())
+    one, two = (run_trial(Programs(t), t).curves["gradient_trace"] for t in (trial, arrays))
+    np.testing.assert_allclose(one, two, rtol=1e-4)
+
+
 @pytest.mark.parametrize("killed_after", [7, 0])
 def test_a_resumed_stream_has_the_bits_of_an_undisturbed_one(tmp_path, monkeypatch, killed_after):
     trial, programs = trial_of("shifted"), Programs(trial_of(), chunk=4)

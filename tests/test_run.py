@@ -305,6 +305,45 @@ def test_curvature_ends_with_an_infeasible_trial(programs):
     assert np.isfinite(result.results["sharpness"])
 
 
+def test_gradient_noise_along_training_is_that_of_dense_gradients(tmp_path):
+    """The exact moments over the training set, drawn with replacement, lie within the spread of the estimates."""
+    steps = tuple(range(26))
+    trial = dataclasses.replace(vary(BASE, weight_decay=0.0, learning_rate=1e-6), noise_steps=steps)
+    programs = Programs(trial)
+    curves = run_trial(programs, trial).curves
+    np.testing.assert_array_equal(curves["noise_step"], steps)
+    parameters, state = trial.workload.initial(jax.random.key(trial.seeds["init"]))
+    train = trial.workload.data(trial.seeds["split"]).train
+
+    def of_one(parameters, example):
+        batch = {name: values[None] for name, values in example.items()} | {"weight": jnp.ones(1)}
+        return trial.workload.loss(parameters, state, batch, True, jax.random.key(0))[0]
+
+    each = jax.vmap(jax.grad(of_one), (None, 0))(parameters, train)
+    each = np.concatenate([np.asarray(leaf, np.float64).reshape(len(leaf), -1) for leaf in jax.tree.leaves(each)], 1)
+    mean = each.mean(0)
+    exact = {"gradient_square": mean @ mean, "gradient_trace": np.mean(np.sum((each - mean) ** 2, 1))}
+    for name, value in exact.items():
+        error = np.std(curves[name], ddof=1) / np.sqrt(len(steps))
+        assert abs(np.mean(curves[name]) - value) < 4 * error, name
+        assert error < 0.2 * value, name
+
+
+def test_measuring_noise_on_the_way_changes_nothing(programs, outcome):
+    result = run_trial(programs, dataclasses.replace(BASE, noise_steps=(2, 11, 25, 26)))
+    for name in (*CURVES, "evaluation_loss"):
+        assert result.curves[name].tobytes() == outcome.curves[name].tobytes(), name
+    np.testing.assert_array_equal(result.curves["noise_step"], [2, 11, 25])
+
+
+def test_accumulation_takes_the_mean_over_the_parts_of_a_batch(outcome):
+    """Without batch statistics that is the whole batch's step."""
+    trial = dataclasses.replace(BASE, accumulation=BASE.batch_size)
+    result = run_trial(Programs(trial), trial)
+    for name in (*CURVES, "evaluation_loss"):
+        np.testing.assert_allclose(result.curves[name], outcome.curves[name], rtol=1e-4, err_msg=name)
+
+
 def test_only_leaves_named_kernel_decay():
     parameters = {"a": {"kernel": jnp.array([3.0, 4.0]), "bias": jnp.array([100.0])}, "kernel": jnp.array([[2.0]])}
     assert half_squared_kernels(parameters) == 14.5
@@ -418,6 +457,20 @@ def test_clipping_records_the_unclipped_norm_and_the_clipped_share():
     assert unclipped.results["clipped_share"] == 0
 
 
+def test_the_gradient_of_a_bad_batch_is_batch_size_times_too_large(outcome):
+    """Until then nothing changes, and clipping takes the excess away."""
+    bad = vary(BASE, bad_batch_step=6, clip_threshold=1e-3)  # clips always
+    programs = Programs(bad)
+    result, usual = (run_trial(programs, trial) for trial in (bad, vary(bad, bad_batch_step=0)))
+    excess = result.curves["gradient_norm"] / usual.curves["gradient_norm"]
+    np.testing.assert_allclose(excess, [BASE.batch_size if step == 6 else 1 for step in range(1, 26)], rtol=1e-3)
+    np.testing.assert_allclose(result.curves["train_loss"], usual.curves["train_loss"], rtol=1e-3)
+    unclipped = vary(BASE, bad_batch_step=6)
+    changed = run_trial(Programs(unclipped), unclipped).curves["train_loss"] / outcome.curves["train_loss"]
+    np.testing.assert_allclose(changed[:6], 1, rtol=1e-5)
+    assert abs(changed[6] - 1) > 0.01
+
+
 def test_the_average_is_evaluated_and_changes_no_training(outcome):
     averaged = vary(BASE, averaging_decay=0.9)
     programs = Programs(averaged)
@@ -459,6 +512,7 @@ OTHERS = [
         seeds=derive_seeds(0, replicate),
         curvature_examples=9,
         curvature_steps=(0, 20),
+        noise_steps=(0, 10),
         predictions=True,
     )
     for replicate, rate in enumerate((0.3, 0.01, 1e30, 0.1))
@@ -500,6 +554,7 @@ EVALUATED = dataclasses.replace(
     evaluation_steps=(0, 5, 10, 25),
     curvature_examples=9,
     curvature_steps=(0, 5, 7, 25),
+    noise_steps=(0, 7, 25),
 )
 
 

@@ -51,12 +51,15 @@ class TestPlan:
             curvature_examples=6,
             curvature_steps=(0, 5, 10),
             predictions=True,
+            noise_steps=(3, 10),
+            accumulation=2,
         )
         for trial in (place.trial for place in study.plan(0)):
             assert (trial.batch_size, trial.steps, trial.evaluation_batch_size) == (4, 9, 8)
             assert (trial.optimizer, trial.schedule) == ("nesterov", "cosine")
-            assert (trial.curvature_examples, trial.predictions) == (6, True)
+            assert (trial.curvature_examples, trial.predictions, trial.accumulation) == (6, True, 2)
             assert trial.curvature_steps == (0, 5)  # the trial ends before the third
+            assert trial.noise_steps == (3,)
 
     def test_an_arm_overrides_the_study_and_a_point_overrides_both(self):
         arms = (Arm("plain"), Arm("other", {"features": 7}, {"momentum": 0.5, "learning_rate": 9.0, "warmup_steps": 3}))
@@ -143,6 +146,8 @@ class TestTrial:
         "curvature_examples": 4,
         "curvature_steps": (0, 7),
         "predictions": True,
+        "noise_steps": (0, 7),
+        "accumulation": 2,
     }
 
     @pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Trial)])
@@ -176,7 +181,7 @@ class TestTrial:
 
     def test_pinned_address(self):
         """Stores of earlier versions are resumed by address."""
-        assert stand_in_trial().address() == "f23c68c0e0810ceb9cb72c87e2e69c37d03ede3c51c53998fd54b136417bf554"
+        assert stand_in_trial().address() == "b4d0eed821236230c9a5024e591b481a10c947ccd36fc513a73561d953100abe"
 
     def test_the_specification_is_plain_data(self):
         specification = stand_in_trial().specification()
@@ -198,6 +203,8 @@ class TestTrial:
             ("seeds", True),
             ("curvature_examples", True),
             ("curvature_steps", True),
+            ("noise_steps", True),
+            ("accumulation", False),
         ],
     )
     def test_only_what_changes_programs_changes_the_compile_group(self, field, same_group):
@@ -221,6 +228,9 @@ class TestTrial:
             ("curvature_steps", (), r"curvature_steps \(\): expected ascending steps from 0 on, .*"),
             ("curvature_steps", (5, 0), r"curvature_steps \(5, 0\): expected ascending steps .*"),
             ("curvature_steps", (-1, 0), r"curvature_steps \(-1, 0\): expected ascending steps .*"),
+            ("noise_steps", (5, 0), r"noise_steps \(5, 0\): expected ascending steps .*"),
+            ("accumulation", 3, r"accumulation 3: expected a divisor of batch_size 8, such as 1"),
+            ("accumulation", 0, r"accumulation 0: expected a divisor of batch_size 8, such as 1"),
         ],
     )
     def test_bad_values_are_refused(self, field, value, message):

@@ -87,6 +87,8 @@ def _settings(place: PlannedTrial) -> dict[str, Any]:
         "schedule": trial.schedule,
         "curvature_examples": trial.curvature_examples,
         "curvature_steps": list(trial.curvature_steps),
+        "noise_steps": list(trial.noise_steps),
+        "accumulation": trial.accumulation,
         "evaluation_batch_size": trial.evaluation_batch_size,
         "evaluation_steps": list(trial.evaluation_steps),
         "replicate": place.replicate,

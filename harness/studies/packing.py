@@ -28,7 +28,7 @@ def alike(trials: Sequence[Trial]) -> list[list[Trial]]:
     """Sorts trials of a compile group into those that can share a pack, each in the order given."""
     kinds: dict[tuple, list[Trial]] = {}
     for trial in trials:
-        kind = (trial.total_steps, trial.evaluation_steps, trial.curvature_steps, trial.predictions)
+        kind = (trial.total_steps, trial.evaluation_steps, trial.curvature_steps, trial.noise_steps, trial.predictions)
         kinds.setdefault(kind, []).append(trial)
     return list(kinds.values())
 

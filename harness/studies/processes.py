@@ -155,9 +155,9 @@ class _Pool:
 
     def _next(self, worker: _Worker) -> _Request | None:
         if self._to_compile:
-            # A trial that measures curvature compiles that program too, and one that predicts, that.
+            # A trial that measures curvature or noise, or that predicts, compiles that program too.
             group = self._to_compile.popleft()
-            chosen = max(self._groups[group], key=lambda t: (t.curvature_examples > 0, t.predictions))
+            chosen = max(self._groups[group], key=_programs_wanted)
             request = _Request("compile", group, (chosen.address(),))
         else:
             waiting = [group for group, requests in self._ready.items() if requests]
@@ -241,6 +241,10 @@ class _Pool:
             self._to_compile.appendleft(key.group)
         elif key.kind == "run":
             self._ready[key.group].appendleft(key)
+
+
+def _programs_wanted(trial: Trial) -> tuple[bool, ...]:
+    return trial.curvature_examples > 0, bool(trial.noise_steps), trial.predictions
 
 
 def _start_worker(folder: Path, machine: Machine | None) -> _Worker:

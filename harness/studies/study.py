@@ -61,6 +61,8 @@ class Study:
       curvature_examples: see `harness.training.trial.Trial`.
       curvature_steps: see `harness.training.trial.Trial`; those beyond a trial's end are left out.
       predictions: see `harness.training.trial.Trial`.
+      noise_steps: see `harness.training.trial.Trial`; those beyond a trial's end are left out.
+      accumulation: see `harness.training.trial.Trial`.
       pilot: draw the seeds from the range of the pilots.
     """
 
@@ -79,6 +81,8 @@ class Study:
     curvature_examples: int = 0
     curvature_steps: Sequence[int] = (0,)
     predictions: bool = False
+    noise_steps: Sequence[int] = ()
+    accumulation: int = 1
     pilot: bool = False
 
     def plan(self, seed: int) -> list[PlannedTrial]:
@@ -108,6 +112,8 @@ class Study:
                         curvature_examples=self.curvature_examples,
                         curvature_steps=tuple(s for s in self.curvature_steps if s <= end),
                         predictions=self.predictions,
+                        noise_steps=tuple(s for s in self.noise_steps if s <= end),
+                        accumulation=self.accumulation,
                     )
                     planned.append(PlannedTrial(self.name, arm.name, replicate, trial))
         return planned

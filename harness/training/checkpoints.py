@@ -24,15 +24,15 @@ class Saved(NamedTuple):
       state: the training state.
       curves: name to float32 (1, step).
       evaluations: step, error and loss of each, float32 (evaluations, 3, 1).
-      curvature: step, sharpness and preconditioned sharpness of each measurement of the trial, NaN where it is still to
-        come, float32 (measurements, 3, 1).
+      measurements: of each kind (`harness.training.run.MEASUREMENTS`) the step and two values of each measurement of
+        the trial, NaN where it is still to come, float32 (measurements, 3, 1).
     """
 
     step: int
     state: TrainingState
     curves: Mapping[str, np.ndarray]
     evaluations: np.ndarray
-    curvature: np.ndarray
+    measurements: Mapping[str, np.ndarray]
 
 
 class Checkpoints:
@@ -63,12 +63,12 @@ class Checkpoints:
         state: TrainingState,
         curves: Mapping[str, np.ndarray],
         evaluations: np.ndarray,
-        curvature: np.ndarray,
+        measurements: Mapping[str, np.ndarray],
     ) -> None:
         """Saves what a trial has done after an evaluation; the arguments are `Saved`'s."""
         measured = float(evaluations[-1, self._objective, 0])
         metrics = {"objective": measured if np.isfinite(measured) else float("inf"), "step": step}
-        history = {"curves": dict(curves), "evaluations": evaluations, "curvature": curvature}
+        history = {"curves": dict(curves), "evaluations": evaluations, "measurements": dict(measurements)}
         items = {"state": ocp.args.StandardSave(state), "history": ocp.args.StandardSave(history)}
         self._manager.save(step, args=ocp.args.Composite(**items), metrics=metrics)
 
@@ -90,7 +90,7 @@ class Checkpoints:
         items = {"state": ocp.args.StandardRestore(shapes), "history": ocp.args.StandardRestore()}
         found = self._manager.restore(step, args=ocp.args.Composite(**items))
         history = jax.tree.map(np.asarray, found["history"])
-        return Saved(step, found["state"], history["curves"], history["evaluations"], history["curvature"])
+        return Saved(step, found["state"], history["curves"], history["evaluations"], history["measurements"])
 
     def steps(self) -> list[int]:
         """Steps of the checkpoints that are kept, in order."""

@@ -68,7 +68,15 @@ class ArrayFeed:
     def first(self, lane: int, count: int) -> dict[str, np.ndarray]:
         """The first training examples of a lane, in its order, fields (count, ...)."""
         chosen = step_indices(self._lanes[lane].seeds["order"], self._examples, count, 0, 1)[0]
-        return {name: np.asarray(values)[lane, chosen] for name, values in self._train.items()}
+        return self._chosen(lane, chosen)
+
+    def drawn(self, lane: int, generator: np.random.Generator) -> Iterator[dict[str, np.ndarray]]:
+        """Endless training batches of a lane, drawn with replacement, fields (batch, ...)."""
+        while True:
+            yield self._chosen(lane, generator.integers(self._examples, size=self._lanes[lane].batch_size))
+
+    def _chosen(self, lane: int, rows: np.ndarray) -> dict[str, np.ndarray]:
+        return {name: np.asarray(values[lane, rows]) for name, values in self._train.items()}
 
 
 class StreamFeed:
@@ -129,6 +137,13 @@ class StreamFeed:
         trial, stream = self._lanes[lane], self._splits[lane].train
         order = Order(trial.seeds["order"], len(stream.records))
         return next(batches(stream, order, trial.seeds["augment"], count, 0, 1))
+
+    def drawn(self, lane: int, generator: np.random.Generator) -> Iterator[dict[str, np.ndarray]]:
+        """Endless training batches of a lane, drawn with replacement, fields (batch, ...)."""
+        trial, stream = self._lanes[lane], self._splits[lane].train
+        while True:
+            rows = generator.integers(len(stream.records), size=trial.batch_size)
+            yield next(batches(stream, rows.tolist(), trial.seeds["augment"], trial.batch_size, 0, 1))
 
     def _batches(self, stream: Stream, order: Any, seed: int, size: int, start: int, stop: int) -> Iterator:
         hosts = (self._workers, jax.process_index(), jax.process_count())

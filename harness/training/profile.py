@@ -87,6 +87,7 @@ def measure(programs: Programs, trial: Trial, folder: Path, workers: int = 0) ->
         evaluation_steps=(),
         hyperparameters={**trial.hyperparameters, "learning_rate": 0.0, "warmup_steps": 0},
         curvature_examples=0,
+        noise_steps=(),
         predictions=False,
     )
     chunk = feed_of([trial] * programs.lanes, programs.chunk, programs.mesh, workers).chunk

@@ -1,4 +1,4 @@
-"""The compiled programs of a compile group: train a chunk of steps, evaluate, predict, multiply by the Hessian.
+"""The compiled programs of a compile group: train, evaluate, predict, differentiate, multiply by the Hessian.
 
 Every program works on a pack of trials, its lanes, that are stacked along the first axis of every argument.
 """
@@ -22,7 +22,8 @@ from harness.training.trial import OPTIMIZERS, Trial
 
 CURVES = ("train_loss", "train_objective", "gradient_norm")
 """What a training step records: the cross-entropy; what is minimised, with label smoothing, z-loss and L2 decay; the
-global norm of the latter's gradient, before clipping. With clipping also `clipped`, 1 or 0."""
+global norm of the latter's gradient, before clipping, of a bad batch what its missing division makes of it. With
+clipping also `clipped`, 1 or 0."""
 
 
 _COMPILER_OPTIONS = {
@@ -71,6 +72,7 @@ class Programs:
         self.mesh = mesh
         self._workload = trial.workload
         self._optimizer = trial.optimizer
+        self._accumulation = trial.accumulation
         self._averages = "averaging_decay" in trial.hyperparameters
         self.curves = (*CURVES, "clipped") if "clip_threshold" in trial.hyperparameters else CURVES
         options = _COMPILER_OPTIONS.get(jax.default_backend())
@@ -80,6 +82,7 @@ class Programs:
         self.evaluate = jax.jit(self._evaluate, **named)
         self.predict = jax.jit(self._predict, **named)
         self.hessian_product = jax.jit(self._hessian_product, compiler_options=options)
+        self.gradient = jax.jit(self._gradient, compiler_options=options)
 
     def blank_state(self) -> TrainingState:
         """A training state of zeros, in the shapes that `train` fills in at step 0; compiles nothing."""
@@ -141,13 +144,14 @@ class Programs:
     ) -> tuple[TrainingState, dict[str, jax.Array]]:
         """Takes step `number` of one trial, int32 (), at a rate (); `indices`, int32 (batch,), as in `_batch`."""
         batch = self._batch(examples, indices)
-        (objective, (loss, model_state)), gradients = jax.value_and_grad(self._objective, has_aux=True)(
-            state.parameters,
-            state.model_state,
-            batch,
-            hyperparameters,
-            jax.random.fold_in(jax.random.key(dropout_seed), number),
+        key = jax.random.fold_in(jax.random.key(dropout_seed), number)
+        gradients_of = self._gradients if self._accumulation == 1 else self._accumulated
+        (objective, (loss, model_state)), gradients = gradients_of(
+            state.parameters, state.model_state, batch, hyperparameters, key
         )
+        if "bad_batch_step" in hyperparameters:
+            summed = number + 1 == hyperparameters["bad_batch_step"]
+            gradients = optax.tree.scale(jnp.where(summed, jnp.sum(batch["weight"]), 1.0), gradients)
         norm = optax.tree.norm(gradients)
         recorded = {"train_loss": loss, "train_objective": objective, "gradient_norm": norm}
         if "clip_threshold" in hyperparameters:
@@ -159,6 +163,33 @@ class Programs:
         if self._averages:
             average = polyak_average(state.average, parameters, hyperparameters["averaging_decay"], number + 1)
         return TrainingState(parameters, model_state, optimizer_state, average), recorded
+
+    def _gradients(self, *arguments: Any) -> tuple[tuple[jax.Array, tuple[jax.Array, Any]], Any]:
+        """What `_objective` gives, and its gradients."""
+        return jax.value_and_grad(self._objective, has_aux=True)(*arguments)
+
+    def _accumulated(
+        self, parameters: Any, model_state: Any, batch: Mapping, hyperparameters: Mapping, key: jax.Array
+    ) -> tuple[tuple[jax.Array, tuple[jax.Array, Any]], Any]:
+        """As `_gradients`, on one part of the batch after the other; what comes out is the mean over the parts.
+
+        Each part has batch statistics, a mean over its tokens and a dropout of its own.
+        """
+        parts = {name: v.reshape(self._accumulation, -1, *v.shape[1:]) for name, v in batch.items()}
+
+        def add(carry, numbered):
+            model_state, total = carry
+            number, part = numbered
+            own_key = jax.random.fold_in(key, number)
+            (objective, (loss, model_state)), gradients = self._gradients(
+                parameters, model_state, part, hyperparameters, own_key
+            )
+            return (model_state, optax.tree.add(total, (objective, loss, gradients))), None
+
+        start = (model_state, (jnp.float32(0), jnp.float32(0), optax.tree.zeros_like(parameters)))
+        (model_state, total), _ = jax.lax.scan(add, start, (np.arange(self._accumulation), parts))
+        objective, loss, gradients = optax.tree.scale(1 / self._accumulation, total)
+        return (objective, (loss, model_state)), gradients
 
     def _train(
         self,
@@ -282,6 +313,18 @@ class Programs:
             return self._in_lanes(one, 1)(parameters, model_state, picked, batch_indices)
 
         return jax.lax.map(one_batch, (np.arange(len(weights)), indices))
+
+    def _gradient(
+        self, parameters: Any, model_state: Any, batch: Mapping[str, jax.Array], hyperparameters: Mapping[str, Any]
+    ) -> jax.Array:
+        """The gradient of one trial's loss on one batch, without weight decay, float32 (parameters,)."""
+        weighted = {**batch, "weight": jnp.ones(next(iter(batch.values())).shape[0], jnp.float32)}
+
+        def loss(parameters):
+            smoothing = hyperparameters.get("label_smoothing", 0.0)
+            return self._workload.loss(parameters, model_state, weighted, True, jax.random.key(0), smoothing)[0]
+
+        return ravel_pytree(jax.grad(loss)(parameters))[0]
 
     def _hessian_product(
         self,

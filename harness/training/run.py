@@ -15,6 +15,7 @@ from jax.flatten_util import ravel_pytree
 from harness.training.checkpoints import Checkpoints
 from harness.training.curvature import adam_preconditioner, largest_eigenvalue
 from harness.training.feeds import Piece, feed_of
+from harness.training.gradient_noise import gradient_noise
 from harness.training.optimizer import ADAM_RULES
 from harness.training.programs import Programs, TrainingState
 from harness.training.schedule import learning_rates
@@ -23,6 +24,10 @@ from harness.training.trial import Trial
 TRACED_INPUT, TRACED_DISPATCH, TRACED_WAIT = "playbook.input", "playbook.dispatch", "playbook.wait"
 """What a profile calls the three things that the host does between evaluations: preparing the next examples, handing
 steps to the device (with their number, `steps`), and waiting for their curves."""
+
+
+MEASUREMENTS = {"curvature": ("sharpness", "preconditioned_sharpness"), "noise": ("gradient_square", "gradient_trace")}
+"""What is measured at chosen steps, to the two values that it gives."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +42,8 @@ class Outcome:
         the workload's objective; with clipping `clipped_share`.
       curves: name to float32 array: those of `Programs.curves` and `learning_rate` per step, `evaluation_step`,
         `evaluation_error` and `evaluation_loss` per evaluation; where asked for, `sharpness_step`, `sharpness` and for
-        `adam`, `nadam` and `adamw` `preconditioned_sharpness` per measurement, NaN where the iteration failed, and
+        `adam`, `nadam` and `adamw` `preconditioned_sharpness` per measurement, NaN where the iteration failed;
+        `noise_step`, `gradient_square` and `gradient_trace` per measurement, see `harness.training.gradient_noise`; and
         `prediction`, the label predicted for every validation example (or token) after the last step.
       timings: name to seconds.
     """
@@ -51,7 +57,12 @@ class Outcome:
 
 def compile_programs(programs: Programs, trial: Trial) -> None:
     """Compiles what the trial's group needs, by a run of no steps."""
-    run_pack(programs, [dataclasses.replace(trial, evaluation_steps=(0,), curvature_steps=(0,))], steps_limit=0)
+    run_pack(programs, [_shortest(trial)], steps_limit=0)
+
+
+def _shortest(trial: Trial) -> Trial:
+    noise_steps = (0,) if trial.noise_steps else ()
+    return dataclasses.replace(trial, evaluation_steps=(0,), curvature_steps=(0,), noise_steps=noise_steps)
 
 
 def run_trial(programs: Programs, trial: Trial, checkpoints: Checkpoints | None = None, **named: Any) -> Outcome:
@@ -73,8 +84,8 @@ def run_pack(
 
     Args:
       programs: of the trials' compile group.
-      trials: of one compile group and of equal steps, evaluation steps and curvature steps, at most as many as the
-        programs have lanes; lanes left over repeat the last trial.
+      trials: of one compile group and of equal steps, evaluation steps, curvature steps and noise steps, at most as
+        many as the programs have lanes; lanes left over repeat the last trial.
       steps_limit: train at most so many steps, for a run that only compiles; None trains all.
       checkpoints: where a single trial saves its state at every evaluation, and where it goes on from; None for
         neither.
@@ -91,26 +102,30 @@ def run_pack(
     pack = _Pack(programs, trials, workers)
     total = trials[0].total_steps if steps_limit is None else steps_limit
     evaluation_steps = {step for step in trials[0].evaluation_steps if step <= total}
-    measured = {step: row for row, step in enumerate(trials[0].curvature_steps) if step <= total}
+    measured = {"curvature": trials[0].curvature_steps}
+    if trials[0].noise_steps:
+        measured["noise"] = trials[0].noise_steps
 
     state = programs.blank_state()
     saved = checkpoints.restore(state) if checkpoints else None
     if saved is not None:
         done, state, curves, evaluations = saved.step, saved.state, saved.curves, saved.evaluations
-        curvature = saved.curvature
+        measurements = saved.measurements
     else:
         done = 0
         state, recorded = pack.advance(state, pack.prepare(0, 0))
         curves = {name: np.zeros((len(trials), 0), np.float32) for name in recorded}
-        curvature = np.full((len(trials[0].curvature_steps), 3, len(trials)), np.nan, np.float32)
-        if 0 in measured:
-            curvature[measured[0]] = pack.curvature(state, 0)
+        measurements = {
+            kind: np.full((len(steps), 3, len(trials)), np.nan, np.float32) for kind, steps in measured.items()
+        }
+        pack.measure(state, 0, measurements)
         evaluations = np.zeros((0, 3, len(trials)), np.float32)
         if 0 in evaluation_steps:
             evaluations = np.append(evaluations, pack.evaluate(state, 0), 0)
 
     multiples = range(pack.chunk, total, pack.chunk)
-    stops = sorted(step for step in {*multiples, *evaluation_steps, *measured, total} if step > done)
+    wanted = {step for steps in measured.values() for step in steps if step <= total}
+    stops = sorted(step for step in {*multiples, *evaluation_steps, *wanted, total} if step > done)
     segments = list(itertools.pairwise([done, *stops]))
     prepared = pack.prepare(*segments[0]) if segments else None
     for number, (start, stop) in enumerate(segments, 1):
@@ -125,12 +140,11 @@ def run_pack(
             curves[name] = np.append(curves[name], curve, 1)
         if not np.any(np.all(np.isfinite(curves["train_objective"]), axis=1)):
             break
-        if stop in measured:
-            curvature[measured[stop]] = pack.curvature(state, stop)
+        pack.measure(state, stop, measurements)
         if stop in evaluation_steps:
             evaluations = np.append(evaluations, pack.evaluate(state, stop), 0)
             if checkpoints:
-                checkpoints.save(stop, state, curves, evaluations, curvature)
+                checkpoints.save(stop, state, curves, evaluations, measurements)
             on_evaluation(stop, evaluations[-1, 1:])
 
     predictions = pack.predictions(state) if trials[0].predictions and steps_limit is None else None
@@ -140,7 +154,7 @@ def run_pack(
             trial,
             {name: curve[lane] for name, curve in curves.items()},
             evaluations[:, :, lane],
-            curvature[:, :, lane],
+            {kind: values[:, :, lane] for kind, values in measurements.items()},
             None if predictions is None else predictions[lane],
             seconds,
         )
@@ -152,7 +166,7 @@ def _outcome(
     trial: Trial,
     curves: Mapping[str, np.ndarray],
     evaluations: np.ndarray,
-    curvature: np.ndarray,
+    measurements: Mapping[str, np.ndarray],
     predictions: np.ndarray | None,
     seconds: float,
 ) -> Outcome:
@@ -164,8 +178,9 @@ def _outcome(
         reason = f"the training loss was not finite at step {bad}"
         curves = {name: curve[:bad] for name, curve in curves.items()}
         evaluations = evaluations[evaluations[:, 0] < bad]
-        curvature = curvature[curvature[:, 0] < bad]
+        measurements = {kind: values[values[:, 0] < bad] for kind, values in measurements.items()}
     results = {"sharpness": float("nan")}
+    curvature = measurements["curvature"]
     if len(curvature) and curvature[0, 0] == 0:
         results["sharpness"] = float(curvature[0, 1])
     final, best = np.full(3, np.nan), np.full(3, np.nan)
@@ -181,11 +196,14 @@ def _outcome(
     rates = _rates(trial)[: len(curves["train_objective"])]
     names = ("evaluation_step", "evaluation_error", "evaluation_loss")
     curves = {**curves, "learning_rate": rates, **dict(zip(names, evaluations.T, strict=True))}
+    measured = {kind: values[np.isfinite(values[:, 0])].T for kind, values in measurements.items()}
     if trial.curvature_examples:
-        own = curvature[np.isfinite(curvature[:, 0])].T
-        curves.update(sharpness_step=own[0], sharpness=own[1])
-        if trial.optimizer in ADAM_RULES:
-            curves["preconditioned_sharpness"] = own[2]
+        own = dict(zip(("sharpness_step", *MEASUREMENTS["curvature"]), measured["curvature"], strict=True))
+        if trial.optimizer not in ADAM_RULES:
+            del own["preconditioned_sharpness"]
+        curves.update(own)
+    if trial.noise_steps:
+        curves.update(zip(("noise_step", *MEASUREMENTS["noise"]), measured["noise"], strict=True))
     if predictions is not None and reason is None:
         curves["prediction"] = predictions
     return Outcome(
@@ -259,12 +277,28 @@ class _Pack:
         by_example = by_lane.reshape(len(by_lane), -1, *by_lane.shape[3:])[:, : self._feed.held_out]
         return by_example.reshape(len(by_lane), -1).astype(np.float32)
 
-    def curvature(self, state: TrainingState, step: int) -> np.ndarray:
-        """Step, sharpness and preconditioned sharpness of each trial, float32 (3, trials), NaN where not asked for."""
-        rows = [(step, *self._curvature(state, lane)) for lane in range(len(self._trials))]
-        return np.array(rows, np.float32).T
+    def measure(self, state: TrainingState, step: int, measurements: Mapping[str, np.ndarray]) -> None:
+        """Fills in what is to be measured after that step: step and two values of each trial, NaN if not asked for."""
+        first = self._trials[0]
+        for kind, steps, of_lane in (
+            ("curvature", first.curvature_steps, self._curvature),
+            ("noise", first.noise_steps, self._noise),
+        ):
+            if step in steps:
+                rows = [(step, *of_lane(state, lane, step)) for lane in range(len(self._trials))]
+                measurements[kind][steps.index(step)] = np.array(rows, np.float32).T
 
-    def _curvature(self, state: TrainingState, lane: int) -> tuple[float, float]:
+    def _noise(self, state: TrainingState, lane: int, step: int) -> tuple[float, float]:
+        trial = self._trials[lane]
+        hyperparameters = {name: values[lane] for name, values in self._hyperparameters.items()}
+        own = jax.tree.map(lambda leaf: leaf[lane], (state.parameters, state.model_state))
+        drawn = self._feed.drawn(lane, np.random.default_rng([trial.seeds["order"], step]))
+        return gradient_noise(
+            (self._programs.gradient(*own, batch, hyperparameters) for batch in drawn), trial.batch_size
+        )
+
+    def _curvature(self, state: TrainingState, lane: int, step: int) -> tuple[float, float]:
+        del step
         trial = self._trials[lane]
         if not trial.curvature_examples:
             return float("nan"), float("nan")

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -33,8 +33,10 @@ OPTIMIZERS = {
 COMMON = ("learning_rate", "weight_decay", "warmup_steps")
 """Hyperparameters of every trial; the decay is L2 in the objective, decoupled for `adamw`."""
 
-OPTIONAL = ("clip_threshold", "label_smoothing", "averaging_decay")
-"""Hyperparameters that switch their feature on: clipping by global norm, label smoothing, Polyak averaging."""
+OPTIONAL = ("clip_threshold", "label_smoothing", "averaging_decay", "bad_batch_step")
+"""Hyperparameters that switch their feature on: clipping by global norm, label smoothing, Polyak averaging, and a bad
+batch at that step (from 1, warmup included): its losses are summed instead of averaged, so that the gradient is
+`batch_size` times too large."""
 
 SCHEDULES = ("constant", "linear", "cosine")
 
@@ -76,6 +78,9 @@ class Trial:
       curvature_examples: examples of the batch on which the sharpness is measured; 0 for not at all.
       curvature_steps: after how many steps, warmup included, to measure it, ascending; 0 is before training.
       predictions: record the predicted label of every validation example at the last evaluation.
+      noise_steps: after how many steps, warmup included, to measure the gradient noise on batches of `batch_size`,
+        ascending; see `harness.training.gradient_noise`.
+      accumulation: parts that a batch is split into, one after the other; their gradients are averaged.
     """
 
     workload: Workload
@@ -90,6 +95,8 @@ class Trial:
     curvature_examples: int = 0
     curvature_steps: tuple[int, ...] = (0,)
     predictions: bool = False
+    noise_steps: tuple[int, ...] = ()
+    accumulation: int = 1
 
     def __post_init__(self) -> None:
         """Checks what a user can set, so that a bad trial is refused before anything runs."""
@@ -109,8 +116,13 @@ class Trial:
                 raise InputError(f"{name} {value!r}: expected a finite number")
         if self.batch_size < 1 or self.steps < 1:
             raise InputError(f"batch_size {self.batch_size}, steps {self.steps}: expected at least 1")
-        ascending = sorted({step for step in self.curvature_steps if step >= 0})
-        if not ascending or list(self.curvature_steps) != ascending:
+        if self.accumulation < 1 or self.batch_size % self.accumulation:
+            raise InputError(
+                f"accumulation {self.accumulation!r}: expected a divisor of batch_size {self.batch_size}, such as 1"
+            )
+        if list(self.noise_steps) != _ascending(self.noise_steps):
+            raise InputError(f"noise_steps {self.noise_steps!r}: expected ascending steps from 0 on, such as (0, 100)")
+        if not self.curvature_steps or list(self.curvature_steps) != _ascending(self.curvature_steps):
             raise InputError(
                 f"curvature_steps {self.curvature_steps!r}: expected ascending steps from 0 on, such as (0, 100); "
                 "where nothing is to be measured, curvature_examples is 0"
@@ -124,7 +136,7 @@ class Trial:
     def compile_group(self) -> str:
         """What fixes the compiled training and evaluation programs: trials that agree in it share one compilation."""
         features = [name for name in OPTIONAL if name in self.hyperparameters]
-        shape = (self.batch_size, self.evaluation_batch_size, self.optimizer, features)
+        shape = (self.batch_size, self.evaluation_batch_size, self.optimizer, features, self.accumulation)
         return canonical_json([describe_workload(self.workload), *shape])
 
     def specification(self) -> dict[str, Any]:
@@ -135,6 +147,10 @@ class Trial:
     def address(self) -> str:
         """sha256 of the specification: equal trials of different studies are one."""
         return hashlib.sha256(canonical_json(self.specification()).encode()).hexdigest()
+
+
+def _ascending(steps: Iterable[int]) -> list[int]:
+    return sorted({step for step in steps if step >= 0})
 
 
 def describe_workload(workload: Workload) -> dict[str, Any]:
