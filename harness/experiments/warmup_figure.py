@@ -9,12 +9,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from harness.analysis.stability_threshold import stability_threshold
-from harness.analysis.trial_table import at
 from harness.experiments.warmup_benefit import (
     ARMS,
     NORMALIZATIONS,
     SETTINGS,
     USABLE_SHARE,
+    first_round,
     of_study,
     peak_steps,
     plain_of,
@@ -139,7 +139,7 @@ def _shown_rate(records: Sequence[TrialRecord], plain: str, scale: str) -> float
 
 
 def _losses(records: Sequence[TrialRecord], arm: str, rate: float, label: str) -> LossSeries:
-    trials = list(at(records, arm, learning_rate=rate).values())[:_DRAWN_CURVES]
+    trials = list(first_round(records, arm, rate).values())[:_DRAWN_CURVES]
     curves = [_means(trial.curves["train_loss"]) for trial in trials]
     steps = [
         (np.arange(len(curve)) + 0.5) * min(_SMOOTHING, len(trial.curves["train_loss"]))
