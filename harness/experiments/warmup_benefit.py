@@ -1,7 +1,7 @@
 """Figure 8: warmup of the learning rate makes higher rates usable, for pre-LN and post-LN Transformers.
 
-    playbook reproduce warmup-benefit              about @TIME@ minutes on 2 CPU cores
-    playbook reproduce warmup-benefit --control    about @CTIME@ minutes
+    playbook reproduce warmup-benefit              about 3 minutes on 2 CPU cores
+    playbook reproduce warmup-benefit --control    about 3 minutes
 
 The playbook says: prepend a warmup, and peak rates far above the `unstable_base_learning_rate` can be used; ten times
 that rate is the one to try (L1014). The figure to expect: four curves of validation loss against the base learning
@@ -18,11 +18,16 @@ constant rate after 150 of warmup. These are the steps of the playbook's search 
 as before it (L1018), and not of a training: the warmup is half of them, where at most a tenth is allowed (L1019). A
 warmup of a tenth did nothing for post-LN in the pilots, and lowered the loss of pre-LN without moving where it fails.
 
-Training that fails here does not blow up. It is stuck within .1 nats of 3.38, the loss of guessing by the frequencies
-of the symbols (post-LN), or crawls towards it as the rate rises (pre-LN), with hardly a spike: in the pilots 1 of 47
-unusable runs had one. So a rate is called by its final loss, as the published figure marks "poor optimization".
+Training that fails here does not blow up. Most of post-LN is stuck at 3.38 nats, the loss of guessing by the
+frequencies of the symbols, and that of pre-LN comes nearer to it as the rate rises, with hardly a spike: in the pilots
+1 of 47 unusable runs had one. So a rate is called by its final loss, as the published figure marks "poor optimization".
 
-@FOUND@
+What was found at seed 0: warmup moves the largest stable rate by factors of 3.7 (pre-LN, at least: 7 of 10 seeds are
+stable at the highest rate with warmup) and 2.8 (post-LN), and lowers the learning-rate sensitivity from .25 to .12 and
+from .32 to .19 nats, each by .13 (95% intervals .10 to .15 and .09 to .17). The tenfold rate is out of reach: none of 12
+seeds is usable there, as the published figure has it too, whose factors are below ten. Post-LN without warmup is best at
+the lowest rate of its grid; the pilots had lower ones, which were worse. The preconditioned sharpness begins far above
+what Adam stands at the peak rate, and below that of the first steps of a warmup; post-LN that is stuck lies far below.
 """
 
 from __future__ import annotations

@@ -86,9 +86,8 @@ def draw(records: Sequence[TrialRecord], scale: str) -> Figure:
         axes[3],
         {_with_interval(labels[arm], found[arm]): found[arm].by_seed for arm in ARMS},
         "learning-rate sensitivity (nats)",
-        "sensitivity over "
-        + ", ".join(f"{rates[0]:g} to {rates[-1]:g} ({_LABELS[plain]})" for plain, rates in settings.rates.items())
-        + f"\n(one dot a seed; below: mean and {found[ARMS[0]].level:.0%} interval)",
+        "sensitivity over the rates of each normalisation\n"
+        f"(one dot a seed; below: mean and {found[ARMS[0]].level:.0%} interval)",
     )
     for panel, plain in zip(axes[4:], curvature, strict=True):
         _draw_curvature(panel, of_arms(records, plain), labels)
