@@ -42,7 +42,7 @@ _SMOOTHING = 10  # steps whose losses are averaged in the drawing: a step sees f
 
 
 def draw(records: Sequence[TrialRecord], scale: str) -> Figure:
-    """Draws the six panels, of a control all but the curvature.
+    """Draws the six panels, of a control all but the published points and the curvature.
 
     Args:
       records: of both rounds.
@@ -58,41 +58,42 @@ def draw(records: Sequence[TrialRecord], scale: str) -> Figure:
         peak = peak_steps(scale)
         share = settings.warmup_steps / peak
         heading = [
-            f"{settings.warmup_steps:,} steps of warmup before {peak:,}: {share:.0%} (the playbook: at most 10%)"
+            f"{settings.warmup_steps:,} steps of warmup before {peak:,}: {share:.0%} (the playbook: at most 10%)",
+            "faint and dashed: published",
         ]
-        heading.append("faint and dashed: published")
     curvature = [plain for plain in NORMALIZATIONS if of_study(records, f"curvature-{plain}")]
-    figure, axes = panels(4 + len(curvature), "; ".join([f"warmup-benefit at scale {scale}", *heading]))
+    own = 3 + len(curvature)
+    figure, axes = panels(own + (not control), "; ".join([f"warmup-benefit at scale {scale}", *heading]))
 
     sweep = [_sweep(records, arm, labels[arm], scale) for arm in ARMS]
-    draw_rate_sweep(axes[0], ([] if control else _published()) + sweep, "validation loss (nats)")
-    axes[0].set_title("loss against base learning rate" + ("" if control else ", published points behind"))
-    draw_rate_sweep(axes[1], sweep, "validation loss (nats)")
-    axes[1].axhline(settings.usable, color="grey", linestyle=":", label="usable below")
-    axes[1].set_title("the same without the published points\n(mean, best and worst seed)")
-    for panel in axes[:2]:
-        panel.set_xlabel("base learning rate")
+    if not control:
+        draw_rate_sweep(axes[0], _published() + sweep, "validation loss (nats)")
+        axes[0].set(xlabel="base learning rate", title="loss against base learning rate, published points behind")
+    swept, curves, sensitivities, *sharpness = axes[-own:]
+    draw_rate_sweep(swept, sweep, "validation loss (nats)")
+    swept.axhline(settings.usable, color="grey", linestyle=":", label="usable below")
+    swept.set(xlabel="base learning rate", title="loss against base learning rate\n(mean, best and worst seed)")
     rates = {plain: _shown_rate(records, plain, scale) for plain in NORMALIZATIONS}
     groups = [_losses(records, arm, rates[plain_of(arm)], labels[arm]) for arm in ARMS]
     draw_loss_curves(
-        axes[2],
+        curves,
         groups,
         "training loss at the lowest unstable rate without warmup\n"
         f"(pre-LN {rates['pre_ln']:g}, post-LN {rates['post_ln']:g}; single seeds, means of {_SMOOTHING} steps)",
     )
-    axes[2].set_ylabel("training loss (nats)")
+    curves.set_ylabel("training loss (nats)")
     found = {arm: sensitivity(records, arm, scale) for arm in ARMS}
     draw_dots(
-        axes[3],
+        sensitivities,
         {_with_interval(labels[arm], found[arm]): found[arm].by_seed for arm in ARMS},
         "learning-rate sensitivity (nats)",
         "sensitivity over the rates of each normalisation\n"
         f"(one dot a seed; below: mean and {found[ARMS[0]].level:.0%} interval)",
     )
-    for panel, plain in zip(axes[4:], curvature, strict=True):
+    for panel, plain in zip(sharpness, curvature, strict=True):
         _draw_curvature(panel, of_arms(records, plain), labels)
         panel.set_title(f"preconditioned sharpness of {_LABELS[plain]}, rate {settings.curvature[plain]:g}")
-    shared_legend(figure, axes[:3])
+    shared_legend(figure, (swept, curves))
     return figure
 
 
