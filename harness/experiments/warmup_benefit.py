@@ -18,7 +18,7 @@ constant rate after 150 of warmup. These are the steps of the playbook's search 
 as before it (L1018), and not of a training: the warmup is half of them, where at most a tenth is allowed (L1019). A
 warmup of a tenth did nothing for post-LN in the pilots, and lowered the loss of pre-LN without moving where it fails.
 
-Training that fails here does not blow up. Most of post-LN is stuck at 3.38 nats, the loss of guessing by the
+Training that fails in the sweep does not blow up. Most of post-LN is stuck at 3.38 nats, the loss of guessing by the
 frequencies of the symbols, and that of pre-LN comes nearer to it as the rate rises, with hardly a spike: in the pilots
 1 of 47 unusable runs had one. So a rate is called by its final loss, as the published figure marks "poor optimization".
 
