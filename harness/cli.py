@@ -331,6 +331,58 @@ def clip(
     _follow(procedure(percentile, seeds), workload, scale, out, seed, jobs, executor, settings, fresh, as_json)
 
 
+@app.command("batch-size")
+def batch_size(
+    workload: _Workload,
+    sizes: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N,N,N", help="Batch sizes; powers of two until memory or data end if left out.", show_default=False
+        ),
+    ] = None,
+    memory_limit: Annotated[
+        int | None,
+        typer.Option(metavar="BYTES", help="What may be used; half of the machine's on CPU.", show_default=False),
+    ] = None,
+    steps: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.csv", help="Steps to a target: columns batch_size and steps.", show_default=False),
+    ] = None,
+    scale: _Scale = "laptop",
+    out: _Out = Path("results"),
+    settings: _Settings = None,
+    as_json: Json = False,
+) -> None:
+    """Find which batch sizes fit, their throughput, and which to train with."""
+    from harness import batch_size as driver
+    from harness.report.batch_size import COLUMNS, rows
+
+    def tell(one: Any) -> None:
+        took = f"{1000 * one.seconds_per_step:.4g} ms a step" if one.fits else one.reason
+        print(f"batch size {one.batch_size}: {took}", file=sys.stderr)
+
+    result = driver.batch_size(
+        workload,
+        scale=scale,
+        settings=dict(_split_setting(setting) for setting in settings or []),
+        sizes=sizes,
+        memory_limit=memory_limit,
+        steps=steps,
+        out=out,
+        command=shlex.join(["playbook", *sys.argv[1:]]),
+        on_measured=tell,
+    )
+    if as_json:
+        print(json.dumps(result, indent=1))
+        return
+    table = [COLUMNS, *rows(result["decision"])]
+    widths = [max(len(row[column]) for row in table) for column in range(len(COLUMNS))]
+    for row in table:
+        print("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    _print_findings(result)
+    print(f"\npage: {Path(result['folder']) / 'index.html'}")
+
+
 @app.command()
 def doctor(as_json: Json = False) -> None:
     """Show devices, versions and data, and what their lack rules out."""
