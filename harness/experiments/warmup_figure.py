@@ -9,10 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from harness.analysis.lost_progress import SMOOTHED_STEPS, lost_progress
-from harness.analysis.stability_threshold import stability_threshold
 from harness.analysis.trial_table import at, values
 from harness.figures.loss_curves import LossSeries, draw_loss_curves
 from harness.figures.published import published
+from harness.figures.sharpness import SharpnessSeries, draw_preconditioned_sharpness
 from harness.figures.style import COLOURS, PUBLISHED_ALPHA, panels, plain_log_ticks, shared_legend
 from harness.records import TrialRecord
 
@@ -57,7 +57,10 @@ def draw(records: Sequence[TrialRecord], scale: str) -> Figure:
     axes[0].set_ylabel("training loss (nats)")
     _draw_around(axes[1], by_warmup, colours)
     _draw_times(axes[2], by_warmup, colours, control)
-    _draw_sharpness(axes[3], [record for record in records if record.study == "curvature"], colours)
+    measured = [record for record in records if record.study == "curvature"]
+    draw_preconditioned_sharpness(
+        axes[3], [SharpnessSeries(trial, colours[int(trial.hyperparameters["warmup_steps"])]) for trial in measured]
+    )
     shared_legend(figure, axes[:1])
     return figure
 
@@ -142,29 +145,3 @@ def _draw_times(axes: Axes, by_warmup: dict[int, list[TrialRecord]], colours: di
     )
     axes.set_title("when the loss is .3 nats over its minimum for good\n(dotted: the end of the warmup)", pad=18)
     plain_log_ticks(axes.yaxis)
-
-
-def _draw_sharpness(axes: Axes, measured: Sequence[TrialRecord], colours: dict[int, str]) -> None:
-    """Draws Adam's preconditioned sharpness of single runs, and the threshold that their rate sets."""
-    for trial in measured:
-        warmup = int(trial.hyperparameters["warmup_steps"])
-        steps = trial.curves["sharpness_step"]
-        shown = np.isfinite(trial.curves["preconditioned_sharpness"]) & (trial.curves["preconditioned_sharpness"] > 0)
-        axes.plot(
-            np.maximum(steps[shown], 1),
-            trial.curves["preconditioned_sharpness"][shown],
-            "o-",
-            color=colours[warmup],
-            markersize=3,
-        )
-        rates = np.maximum(trial.curves["learning_rate"], np.finfo(np.float32).tiny)
-        threshold = stability_threshold("adam", rates, trial.hyperparameters["beta1"])
-        axes.plot(np.arange(2, len(rates) + 1), threshold[1:], "--", color=colours[warmup], linewidth=1)
-    axes.set(
-        xscale="log",
-        yscale="log",
-        xlabel="step",
-        ylabel="preconditioned sharpness",
-        title="preconditioned sharpness of one seed\n(dashed: Adam's stability threshold at its rate)",
-    )
-    plain_log_ticks(axes.xaxis)
