@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from harness.analysis.rate_sensitivity import RateSensitivity, rate_sensitivity
+from harness.analysis.stability_threshold import adam_threshold
 from harness.analysis.trial_table import at, values
 from harness.experiments.unstable_learning_rates import MENDED, final_loss, first_round, of_study, swept_arm
 from harness.figures.dots import draw_dots
@@ -63,7 +64,7 @@ def draw(records: Sequence[TrialRecord], scale: str, infeasible: float) -> Figur
     draw_preconditioned_sharpness(
         axes[3],
         [
-            SharpnessSeries(trial, colour, f"rate {trial.hyperparameters['learning_rate']:.3g}")
+            SharpnessSeries(trial, adam_threshold(trial), colour, f"rate {trial.hyperparameters['learning_rate']:.3g}")
             for trial, colour in zip(of_study(records, "curvature"), _RATE_COLOURS, strict=False)
         ],
     )

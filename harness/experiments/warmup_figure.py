@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from harness.analysis.lost_progress import SMOOTHED_STEPS, lost_progress
+from harness.analysis.stability_threshold import adam_threshold
 from harness.analysis.trial_table import at, values
 from harness.figures.loss_curves import LossSeries, draw_loss_curves
 from harness.figures.published import published
@@ -59,7 +60,11 @@ def draw(records: Sequence[TrialRecord], scale: str) -> Figure:
     _draw_times(axes[2], by_warmup, colours, control)
     measured = [record for record in records if record.study == "curvature"]
     draw_preconditioned_sharpness(
-        axes[3], [SharpnessSeries(trial, colours[int(trial.hyperparameters["warmup_steps"])]) for trial in measured]
+        axes[3],
+        [
+            SharpnessSeries(trial, adam_threshold(trial), colours[int(trial.hyperparameters["warmup_steps"])])
+            for trial in measured
+        ],
     )
     shared_legend(figure, axes[:1])
     return figure

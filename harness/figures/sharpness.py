@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 
-from harness.analysis.stability_threshold import stability_threshold
 from harness.figures.style import plain_log_ticks
 from harness.records import TrialRecord
 
@@ -19,27 +18,27 @@ class SharpnessSeries:
 
     Attributes:
       trial: of Adam, with its curvature measured.
+      threshold: of every step, float64 (steps,), infinite where the rate is 0.
       colour: of its lines.
       label: for the legend; None leaves it out.
     """
 
     trial: TrialRecord
+    threshold: np.ndarray
     colour: str
     label: str | None = None
 
 
 def draw_preconditioned_sharpness(axes: Axes, series: Sequence[SharpnessSeries]) -> None:
-    """Draws each run's largest eigenvalue where it is above 0, and dashed the threshold at the rate of each step."""
+    """Draws each run's largest eigenvalue where it is above 0, and dashed the threshold of each step."""
     for run in series:
         curves = run.trial.curves
         sharpness = curves["preconditioned_sharpness"]
         shown = np.isfinite(sharpness) & (sharpness > 0)
         steps = np.maximum(curves["sharpness_step"][shown], 1)  # before the first step stands at it
         axes.plot(steps, sharpness[shown], "o-", color=run.colour, markersize=3, label=run.label)
-        rates = np.asarray(curves["learning_rate"], np.float64)
-        moving = np.flatnonzero(rates > 0)
-        threshold = stability_threshold("adam", rates[moving], run.trial.hyperparameters["beta1"])
-        axes.plot(moving + 1, threshold, "--", color=run.colour, linewidth=1)
+        finite = np.flatnonzero(np.isfinite(run.threshold))
+        axes.plot(finite + 1, run.threshold[finite], "--", color=run.colour, linewidth=1)
     axes.set(
         xscale="log",
         yscale="log",
