@@ -47,13 +47,12 @@ class _Settings:
         rate .033, warmup 1000, 2000 steps:             .12 .09 .08 .38 .12
         rate .035, warmup 200,  1500 steps:             .41 .40 .43 .05 .45 .51
         rate .035, warmup 1000, 2000 steps:             .30 .20 .32 .40
-
         rate .032, warmup 250,  2000 steps:             .45 .26 .51 .75
         rate .032, warmup 1000, 2000 steps:             .23 .10
 
-    The rate .0325 lies between. So warmup helps here in a narrow band: 8% above it the long warmup fails too, late. With 4 layers the band lies at .025, with 6 at .01, where the short warmup does not get under the loss of
-    guessing by frequency before it fails, so that nothing is lost; batches of 16 move the band to .04. Pre-LN falls
-    without a rise at every rate up to .16.
+    The rate .0325 lies between. So warmup helps here in a narrow band: 8% above it the long warmup fails too, late.
+    With 4 layers the band lies at .025. With 6 it lies at .01, and the short warmup does not get under the loss of
+    guessing by frequency before it fails, so that nothing is lost. Pre-LN (4 layers) trained at every rate up to .16.
 
     Where 85% of the seeds fail after the short warmup and 15% after the long one, 24 seeds each reproduce a claim with
     a power of .94 at the stricter step of Holm's correction (18 of 24 have to be on its side). Of 20,000 simulated null
