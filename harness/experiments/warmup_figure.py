@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from harness.analysis.lost_progress import SMOOTHED_STEPS, lost_progress
+from harness.analysis.lost_progress import LOST_RISE, SMOOTHED_STEPS, lost_progress
 from harness.analysis.stability_threshold import adam_threshold
 from harness.analysis.trial_table import at, values
 from harness.figures.loss_curves import LossSeries, draw_loss_curves
@@ -148,5 +148,7 @@ def _draw_times(axes: Axes, by_warmup: dict[int, list[TrialRecord]], colours: di
         xlabel="warmup (steps)",
         ylabel="step of failure / steps of warmup",
     )
-    axes.set_title("when the loss is .3 nats over its minimum for good\n(dotted: the end of the warmup)", pad=18)
+    axes.set_title(
+        f"when a failing loss is first {LOST_RISE:g} nats over its minimum\n(dotted: the end of the warmup)", pad=18
+    )
     plain_log_ticks(axes.yaxis)
