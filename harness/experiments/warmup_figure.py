@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from harness.analysis.stability_threshold import stability_threshold
+from harness.analysis.stability_threshold import adam_threshold
 from harness.experiments.warmup_benefit import (
     ARMS,
     NORMALIZATIONS,
@@ -26,7 +25,8 @@ from harness.figures.dots import draw_dots
 from harness.figures.loss_curves import LossSeries, draw_loss_curves
 from harness.figures.published import published
 from harness.figures.rate_sweep import RateSeries, draw_rate_sweep
-from harness.figures.style import COLOURS, MARKERS, panels, plain_log_ticks, shared_legend
+from harness.figures.sharpness import SharpnessSeries, draw_preconditioned_sharpness
+from harness.figures.style import COLOURS, MARKERS, panels, shared_legend
 from harness.records import TrialRecord
 
 _LABELS = {
@@ -91,8 +91,14 @@ def draw(records: Sequence[TrialRecord], scale: str) -> Figure:
         f"(one dot a seed; below: mean and {found[ARMS[0]].level:.0%} interval)",
     )
     for panel, plain in zip(sharpness, curvature, strict=True):
-        _draw_curvature(panel, of_arms(records, plain), labels)
-        panel.set_title(f"preconditioned sharpness of {_LABELS[plain]}, rate {settings.curvature[plain]:g}")
+        runs = [
+            SharpnessSeries(run, adam_threshold(run), _COLOURS[run.arm], labels[run.arm])
+            for run in of_arms(records, plain)
+        ]
+        draw_preconditioned_sharpness(panel, runs)
+        panel.legend()
+        rate = f"{_LABELS[plain]}, rate {settings.curvature[plain]:g}"
+        panel.set_title(f"preconditioned sharpness of {rate}\n(dashed: Adam's stability threshold at its rate)")
     shared_legend(figure, (swept, curves))
     return figure
 
@@ -152,18 +158,3 @@ def _means(curve: np.ndarray) -> np.ndarray:
     """Means of `_SMOOTHING` steps each; of a shorter curve, its mean."""
     width = min(_SMOOTHING, len(curve))
     return curve[: len(curve) // width * width].reshape(-1, width).mean(axis=1)
-
-
-def _draw_curvature(axes: Axes, runs: Sequence[TrialRecord], labels: dict[str, str]) -> None:
-    for run in runs:
-        steps, sharpness = run.curves["sharpness_step"], run.curves["preconditioned_sharpness"]
-        shown = sharpness > 0
-        colour = _COLOURS[run.arm]
-        axes.plot(
-            steps[shown], sharpness[shown], color=colour, marker=_MARKERS[run.arm], markersize=4, label=labels[run.arm]
-        )
-        threshold = stability_threshold("adam", run.curves["learning_rate"], run.hyperparameters["beta1"])
-        axes.plot(np.arange(len(threshold)), threshold, color=colour, linestyle=":", label="38 / rate of the step")
-    axes.set(yscale="log", xlabel="step", ylabel="largest eigenvalue of $P^{-1}H$")
-    axes.legend()
-    plain_log_ticks(axes.yaxis)
