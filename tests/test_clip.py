@@ -3,7 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.procedures.clip import clip, decide, running_thresholds, share_by_part, share_clipped, threshold
+from harness.analysis.clipping import share_clipped, threshold
+from harness.procedures.clip import clip, decide, running_thresholds, share_by_part
 from harness.procedures.procedure import comparison
 from harness.records import InputError
 from tests.made_up_records import exploding, falling, record

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from harness.records import InputError, did_you_mean
+from harness.records import InputError, TrialRecord, did_you_mean
 
 RULES = ("sgd", "heavy_ball", "nesterov", "adam", "nadam", "adamw")
 """Update rules that have a threshold here; of the last three it is that of the preconditioned sharpness."""
@@ -57,3 +57,8 @@ def stability_threshold(optimizer: str, learning_rate: np.ndarray | float, momen
         factor /= 1 - momentum
     with np.errstate(divide="ignore"):
         return factor / np.asarray(learning_rate, np.float64)
+
+
+def adam_threshold(trial: TrialRecord) -> np.ndarray:
+    """Threshold of the preconditioned sharpness at every step of a trial of Adam, float64 (steps,)."""
+    return stability_threshold("adam", trial.curves["learning_rate"], trial.hyperparameters["beta1"])

@@ -34,8 +34,8 @@ class RateSeries:
     published: bool = False
 
 
-def draw_rate_sweep(axes: Axes, series: Sequence[RateSeries], ylabel: str) -> None:
-    """Draws means over seeds, with bars from the best to the worst seed."""
+def draw_rate_sweep(axes: Axes, series: Sequence[RateSeries], ylabel: str, crossed_label: str = "unstable") -> None:
+    """Draws means over seeds, with bars from the best to the worst seed; `crossed_label` says what a cross is."""
     for line in series:
         means = np.array([np.mean(errors) for errors in line.errors])
         faint = {"alpha": PUBLISHED_ALPHA, "linestyle": "--"} if line.published else {}
@@ -63,7 +63,7 @@ def draw_rate_sweep(axes: Axes, series: Sequence[RateSeries], ylabel: str) -> No
         axes.plot(
             line.rates[best], means[best], "*", color=line.colour, markersize=13, markeredgecolor="black", zorder=5
         )
-    axes.plot([], [], "kx", markersize=7, markeredgewidth=2, label="unstable")
+    axes.plot([], [], "kx", markersize=7, markeredgewidth=2, label=crossed_label)
     axes.plot([], [], "k*", markersize=9, label="best")
     axes.set(xscale="log", yscale="log", xlabel="learning rate", ylabel=ylabel)
     plain_log_ticks(axes.xaxis, axes.yaxis)

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from harness.analysis.clipping import AGGRESSIVE, PERCENTILE, share_clipped, threshold
 from harness.analysis.findings import Finding, number
 from harness.analysis.instability import UNSTABLE_SHARE
 from harness.procedures.labels import count_failed
@@ -38,12 +39,6 @@ from harness.procedures.procedure import (
 from harness.records import InputError, TrialRecord
 from harness.studies.rounds import Rounds
 from harness.training.trial import Trial
-
-PERCENTILE = 90.0
-"""Of the unclipped norms: the playbook's starting point (L1041)."""
-
-AGGRESSIVE = 0.5
-"""Share of clipped steps above which clipping is extremely aggressive, a strange way to lower the rate (L1045-1046)."""
 
 PARTS = 10
 """Equal parts of training for which the clipped share is told: a threshold of all steps may clip one part alone."""
@@ -77,32 +72,6 @@ def clip(percentile: float = PERCENTILE, seeds: int = PAIRS) -> Procedure:
     return Procedure("clip", {"percentile": percentile, "seeds": seeds}, rounds)
 
 
-def threshold(norms: Sequence[np.ndarray], percentile: float) -> float:
-    """The percentile of the finite norms of all steps of all runs.
-
-    Args:
-      norms: gradient norms of each run, (steps,).
-      percentile: in (0, 100).
-
-    Returns:
-      More than 0, linear between neighbours.
-
-    Raises:
-      InputError: no norm is finite, or the percentile is 0.
-    """
-    pooled = np.concatenate([np.asarray(one, np.float64) for one in norms])
-    pooled = pooled[np.isfinite(pooled)]
-    if not pooled.size:
-        raise InputError("gradient norms of the unclipped runs: expected finite ones, there are none; lower the rate")
-    found = float(np.percentile(pooled, percentile))
-    if found <= 0:
-        raise InputError(
-            f"gradient norms of the unclipped runs: expected a {percentile:g}th percentile above 0, got {found:g}; "
-            "a threshold of 0 stops training, raise --percentile"
-        )
-    return found
-
-
 def running_thresholds(norms: np.ndarray, percentile: float) -> np.ndarray:
     """The percentile of the finite norms up to each step, that step's included.
 
@@ -124,11 +93,6 @@ def running_thresholds(norms: np.ndarray, percentile: float) -> np.ndarray:
             high = min(low + 1, len(history) - 1)
             found[step] = history[low] + (place - low) * (history[high] - history[low])
     return found
-
-
-def share_clipped(norms: np.ndarray, thresholds: np.ndarray | float) -> float:
-    """The share of steps that are clipped: those whose norm is not below the threshold, so also what is not finite."""
-    return float(np.mean(~(np.asarray(norms, np.float64) < thresholds)))
 
 
 def share_by_part(norms: Sequence[np.ndarray], limit: float) -> list[float | None]:
