@@ -1,6 +1,3 @@
-import json
-import subprocess
-import sys
 import warnings
 
 import numpy as np
@@ -286,14 +283,3 @@ def test_it_draws_without_warnings(kind, true_records, monkeypatch):
         figure.draw_without_rendering()
     fitted = any("critical batch size" in label for label in figure.axes[0].get_legend_handles_labels()[1])
     assert fitted == (kind == "experiment")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("control", [False, True])
-def test_smoke_runs(control, tmp_path):
-    arguments = ["reproduce", EXPERIMENT.name, "--scale", "smoke", "--out", str(tmp_path)]
-    command = [sys.executable, "-m", "harness", *arguments, *(["--control"] if control else [])]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    folder = tmp_path / EXPERIMENT.name / ("smoke-seed0-control" if control else "smoke-seed0")
-    assert json.loads((folder / "result.json").read_text())["judged"] is False

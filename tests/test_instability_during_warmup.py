@@ -11,7 +11,6 @@ from harness.experiments.instability_during_warmup import _SETTINGS, EXPERIMENT,
 from harness.experiments.verdict import judge
 from harness.figures.published import published
 from harness.records import TrialRecord
-from harness.reproduce import reproduce
 
 LAPTOP = _SETTINGS["laptop"]
 
@@ -157,10 +156,3 @@ def test_drawing_warns_of_nothing(control):
         figure = EXPERIMENT.draw(found, [], "laptop")
         FigureCanvasAgg(figure).draw()
     assert len(figure.axes) == 4
-
-
-@pytest.mark.slow
-def test_smoke(tmp_path):
-    result = reproduce(EXPERIMENT, "smoke", tmp_path, 0, 1, None, False, {}, False, "test")
-    assert result["judged"] is False
-    assert result["trials"]["infeasible"] == 0

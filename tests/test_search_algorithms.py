@@ -12,7 +12,6 @@ from harness.experiments.tabular_search import sampled_cells
 from harness.experiments.verdict import judge, larger
 from harness.figures.style import save
 from harness.records import InputError, TrialRecord
-from harness.reproduce import exit_status, reproduce
 
 
 @pytest.fixture(autouse=True)
@@ -214,13 +213,3 @@ def test_drawing_warns_of_nothing(control, tmp_path):
         warnings.simplefilter("error")
         save(lambda: EXPERIMENT.draw(found, judged, "laptop"), tmp_path)
     assert (tmp_path / "figure.png").stat().st_size > 10_000
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("control", [False, True])
-def test_smoke_runs(control, tmp_path):
-    result = reproduce(
-        EXPERIMENT, "smoke", tmp_path, 0, 2, None, control, {}, False, "playbook reproduce search-algorithms"
-    )
-    assert not result["judged"] and exit_status(result) == 0
-    assert sum(result["trials"].values()) > 16

@@ -10,7 +10,6 @@ from harness.experiments.search_space_boundaries import EXPERIMENT, is_infeasibl
 from harness.experiments.verdict import judge, larger, share_above, share_below
 from harness.figures.style import save
 from harness.records import TrialRecord
-from harness.reproduce import exit_status, reproduce
 
 CALM = np.full(20, 1.0, np.float32)
 SPIKED = np.array([1.0] * 10 + [5.0] * 10, np.float32)
@@ -173,13 +172,3 @@ def test_drawing_warns_of_nothing(control, tmp_path):
         warnings.simplefilter("error")
         save(lambda: EXPERIMENT.draw(found, judged, "laptop"), tmp_path)
     assert (tmp_path / "figure.png").stat().st_size > 10_000
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("control", [False, True])
-def test_smoke_runs(control, tmp_path):
-    result = reproduce(
-        EXPERIMENT, "smoke", tmp_path, 0, 2, None, control, {}, False, "playbook reproduce search-space-boundaries"
-    )
-    assert not result["judged"] and exit_status(result) == 0
-    assert sum(result["trials"].values()) == (2 if control else 3) * 2 * 12 + 2 * 2

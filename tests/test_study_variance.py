@@ -22,7 +22,6 @@ from harness.experiments.verdict import judge, no_worse
 from harness.figures.published import published
 from harness.figures.style import save
 from harness.records import TrialRecord
-from harness.reproduce import reproduce
 
 RNG = np.random.default_rng(0)
 
@@ -232,10 +231,3 @@ def test_every_scale_plans(scale):
         return
     plan = [p for s in EXPERIMENT.studies(scale, False, {})[:25] for p in s.plan(0)]
     assert {p.trial.schedule for p in plan} == {"cosine"}
-
-
-@pytest.mark.slow
-def test_a_smoke_run(tmp_path):
-    result = reproduce(EXPERIMENT, "smoke", tmp_path, 0, 2, None, False, {}, False, "test")
-    assert sum(result["trials"].values()) == 5 * 2 + 2 * RETRAININGS
-    assert not result["judged"]

@@ -12,7 +12,6 @@ from harness.experiments.unstable_rates_figure import sensitivity
 from harness.experiments.verdict import judge
 from harness.figures.published import published
 from harness.records import TrialRecord
-from harness.reproduce import reproduce
 
 LAPTOP = _SETTINGS["laptop"]
 STEPS = LAPTOP.warmup_steps + LAPTOP.steps
@@ -221,9 +220,3 @@ def test_drawing_warns_of_nothing(control, true_records):
         figure = EXPERIMENT.draw(found, [], "laptop")
         FigureCanvasAgg(figure).draw()
     assert len(figure.axes) == 4
-
-
-@pytest.mark.slow
-def test_smoke(tmp_path):
-    result = reproduce(EXPERIMENT, "smoke", tmp_path, 0, 1, None, False, {}, False, "test")
-    assert result["judged"] is False

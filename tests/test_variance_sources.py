@@ -10,7 +10,6 @@ from harness.experiments.variance_sources import _SETTINGS, EXPERIMENT, SHARE, m
 from harness.experiments.verdict import judge, share_above
 from harness.figures.style import save
 from harness.records import TrialRecord
-from harness.reproduce import reproduce
 from harness.training.trial import PURPOSES, describe_workload
 from workloads.workload import configure, workload_scale
 
@@ -177,10 +176,3 @@ def test_every_scale_plans(scale):
     names = [study.name for study in EXPERIMENT.studies(scale, False, {})]
     assert len(set(names)) == len(names)
     assert [study.name for study in EXPERIMENT.studies(scale, True, {})] == ["pairs"]
-
-
-@pytest.mark.slow
-def test_a_smoke_run(tmp_path):
-    result = reproduce(EXPERIMENT, "smoke", tmp_path, 0, 2, None, False, {}, False, "test")
-    assert sum(result["trials"].values()) > 0
-    assert not result["judged"]
