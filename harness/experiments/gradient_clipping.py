@@ -1,6 +1,6 @@
 """Figure 9: gradient clipping mends a residual network with one normalisation too many, and outliers in mid-training.
 
-    playbook reproduce gradient-clipping              about 3 minutes on 2 CPU cores
+    playbook reproduce gradient-clipping              about 4 minutes on 2 CPU cores
     playbook reproduce gradient-clipping --control    about 2 minutes
 
 The playbook says: clipping mends instability early in training, where the gradient norm is large at first, and in
