@@ -118,12 +118,13 @@ class OutOfMemory(StandIn):
     """Runs out of memory in the process that measures it: by an error, or killed."""
 
     killed: bool = False
+    message: str = "RESOURCE_EXHAUSTED: Out of memory allocating 12345 bytes"
 
     def loss(self, *arguments, **named):
         if parent_process() is not None:
             if self.killed:
                 os._exit(9)
-            raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 12345 bytes")
+            raise RuntimeError(self.message)
         return super().loss(*arguments, **named)
 
 
@@ -147,6 +148,10 @@ class TestStepTime:
     def test_running_out_of_memory_is_caught(self, killed, reason):
         found = step_time(stand_in_trial(workload=OutOfMemory(killed=killed)), None)
         assert (found.fits, found.reason, found.seconds) == (False, reason, ())
+
+    def test_a_defect_is_not_taken_for_a_lack_of_memory(self):
+        with pytest.raises(RuntimeError, match=r"batch size 8 could not be measured:(.|\n)*shapes differ"):
+            step_time(stand_in_trial(workload=OutOfMemory(message="shapes differ")), None)
 
 
 def test_the_page_and_the_table_have_every_size():

@@ -7,6 +7,7 @@ import gc
 import math
 import multiprocessing
 import tempfile
+import traceback
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -69,6 +70,7 @@ def step_time(trial: Trial, limit: int | None, workers: int = 0) -> StepTime:
     Raises:
       DataError: the data are missing or not the expected ones.
       InputError: the batch is larger than the training set.
+      RuntimeError: training failed for another reason than its memory.
     """
     ours, theirs = multiprocessing.Pipe()
     process = multiprocessing.get_context("spawn").Process(target=_serve, args=(theirs, trial, limit, workers))
@@ -82,6 +84,8 @@ def step_time(trial: Trial, limit: int | None, workers: int = 0) -> StepTime:
                 predicted = content
             elif kind == "bad_input":
                 raise content
+            elif kind == "failed":
+                raise RuntimeError(f"batch size {trial.batch_size} could not be measured:\n{content}")
             else:
                 return content
     except EOFError:  # killed for its memory, before it could say so
@@ -124,8 +128,9 @@ def _serve(pipe: Connection, trial: Trial, limit: int | None, workers: int) -> N
         pipe.send(("bad_input", error))
         return
     except Exception as error:
-        if not _is_out_of_memory(error):
-            raise
+        if not _is_out_of_memory(error):  # a defect says nothing about the memory
+            pipe.send(("failed", traceback.format_exc()))
+            return
         found = StepTime(trial.batch_size, False, "out of memory", predicted, *unmeasured)
     pipe.send(("found", found))
 
