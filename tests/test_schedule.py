@@ -16,6 +16,7 @@ LONGEST = 300  # optax's schedules compile anew for every length
         ("constant", lambda base, steps: lambda counts: np.full(counts.shape, base)),
         ("linear", lambda base, steps: optax.linear_schedule(base, 0.0, steps)),
         ("cosine", optax.cosine_decay_schedule),
+        ("square_root", lambda base, steps: lambda counts: base / np.sqrt(1 + 99 * counts / steps)),
     ],
 )
 def test_agrees_with_optax_after_the_warmup(schedule, reference):
@@ -51,3 +52,16 @@ def test_the_warmup_is_prepended():
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_without_warmup_the_first_rate_is_the_base(schedule):
     assert learning_rates(schedule, 0.1, 0, 7)[0] == np.float32(0.1)
+
+
+@given(schedule=st.sampled_from(SCHEDULES), constant=st.integers(0, 100), decay=st.integers(0, 100))
+@settings(derandomize=True, deadline=None)
+def test_a_constant_phase_is_put_before_the_decay(schedule, constant, decay):
+    """The playbook: extend the constant phase, and keep the length of the decay."""
+    rates = learning_rates(schedule, 0.1, 5, constant + decay, constant)
+    np.testing.assert_array_equal(rates[5 : 5 + constant], np.float32(0.1))
+    np.testing.assert_array_equal(rates[5 + constant :], learning_rates(schedule, 0.1, 0, decay))
+
+
+def test_the_square_root_decays_to_a_tenth():
+    assert learning_rates("square_root", 1.0, 0, 1000)[-1] == pytest.approx(0.1, rel=1e-2)

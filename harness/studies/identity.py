@@ -9,7 +9,7 @@ from typing import Any
 import harness.training
 import workloads
 from harness.studies.study import PlannedTrial
-from harness.training.trial import canonical_json, describe_workload
+from harness.training.trial import LATER, canonical_json, describe_workload
 
 
 def identity(planned: Sequence[PlannedTrial]) -> dict[str, Any]:
@@ -89,6 +89,7 @@ def _settings(place: PlannedTrial) -> dict[str, Any]:
         "curvature_steps": list(trial.curvature_steps),
         "noise_steps": list(trial.noise_steps),
         "accumulation": trial.accumulation,
+        **{name: getattr(trial, name) for name, usual in LATER.items() if getattr(trial, name) != usual},
         "evaluation_batch_size": trial.evaluation_batch_size,
         "evaluation_steps": list(trial.evaluation_steps),
         "replicate": place.replicate,

@@ -43,12 +43,15 @@ def run_missing(
       InputError: the store's results come from another executor or device, or see `harness.studies.processes`.
       EnvironmentFailure: see `harness.studies.processes`.
     """
-    trials = {place.trial.address(): place.trial for place in planned}
+    # Replicates of what is timed alone are run by turns, so that arms share what slows the machine down for a while.
+    turns = sorted(planned, key=lambda place: place.replicate if place.trial.alone else -1)
+    trials = {place.trial.address(): place.trial for place in turns}
     finished = store.finished() & trials.keys()
     infeasible = store.infeasible() & trials.keys()
     packings = _packings(store)
-    for packing in packings.values():
-        if executor not in (None, packing.executor):
+    free = {trial.compile_group() for trial in trials.values() if not trial.alone and trial.devices == 1}
+    for group, packing in packings.items():
+        if group in free and executor not in (None, packing.executor):
             raise InputError(
                 f"results here come from the executor {packing.executor!r}, not {executor!r}, and bits may differ; "
                 f"leave --executor out, --fresh moves them aside, or choose another --out"

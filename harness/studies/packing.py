@@ -28,7 +28,9 @@ def alike(trials: Sequence[Trial]) -> list[list[Trial]]:
     """Sorts trials of a compile group into those that can share a pack, each in the order given."""
     kinds: dict[tuple, list[Trial]] = {}
     for trial in trials:
-        kind = (trial.total_steps, trial.evaluation_steps, trial.curvature_steps, trial.noise_steps, trial.predictions)
+        how = (trial.shuffled, trial.read_ahead, trial.waits, trial.profiled)
+        when = (trial.total_steps, trial.evaluation_steps, trial.curvature_steps, trial.noise_steps)
+        kind = (*when, trial.predictions, *how)
         kinds.setdefault(kind, []).append(trial)
     return list(kinds.values())
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from harness.records import InputError
 from harness.studies.machine import Machine
 from harness.studies.packing import Packing, alike, pack
-from harness.studies.policy import policy
+from harness.studies.policy import Policy, policy
 from harness.studies.worker import ENVIRONMENT, work
 from harness.training.trial import Trial
 
@@ -69,10 +69,13 @@ def run_trials(
 ) -> None:
     """Runs trials in worker processes, each compile group's programs compiled by one worker before the others use them.
 
+    Trials that are to run alone come last, one after the other in the order given. On CPU trials over several devices
+    have workers of their own, whose CPU is divided into so many.
+
     Args:
       trials: every trial that is planned, each once; results do not depend on the number of workers.
       jobs: number of workers on CPU; an accelerator has one.
-      on_started: called once, with the machine.
+      on_started: called with the machine, once for each kind of workers.
       on_compiled: called with compile group, number of compilations and packing, once a group.
       on_finished: called with each trial and its outcome, in the order of finishing, in this process.
       executor: `processes` or `lanes`; None for what the policy says of each workload.
@@ -83,8 +86,13 @@ def run_trials(
       InputError: the data are missing or not the expected ones.
       EnvironmentFailure: a pack failed `TRIES` times.
     """
-    pool = _Pool(trials, jobs, on_started, on_compiled, on_finished, executor, set(finished), dict(packings or {}))
-    pool.run()
+    kinds: dict[tuple[bool, int], list[Trial]] = {}
+    for trial in trials:
+        kinds.setdefault((trial.alone, trial.devices), []).append(trial)
+    for (alone, _), members in sorted(kinds.items(), key=lambda kind: kind[0]):
+        workers = 1 if alone else jobs
+        handlers = (on_started, on_compiled, on_finished)
+        _Pool(members, workers, *handlers, executor, set(finished), dict(packings or {})).run()
 
 
 class _Pool:
@@ -107,6 +115,8 @@ class _Pool:
         self._finished = finished
         self._packings = packings
         self._trials = {trial.address(): trial for trial in trials}
+        self._turns = {address: turn for turn, address in enumerate(self._trials)}
+        self._alone, self._devices = trials[0].alone, trials[0].devices
         groups: dict[str, list[Trial]] = {}
         for trial in trials:
             groups.setdefault(trial.compile_group(), []).append(trial)
@@ -127,7 +137,7 @@ class _Pool:
                 # The first worker finds out what machine this is.
                 wanted = 1 if self._machine is None else min(self._most_workers(), work_left)
                 while len(self._workers) < wanted:
-                    self._workers.append(_start_worker(self._folder, self._machine))
+                    self._workers.append(_start_worker(self._folder, self._machine, self._devices))
                 for worker in self._workers:
                     if worker.started and worker.request is None and (request := self._next(worker)) is not None:
                         worker.request = request
@@ -153,6 +163,10 @@ class _Pool:
     def _most_workers(self) -> int:
         return self._jobs if self._machine.backend == "cpu" else 1
 
+    def _executor_of(self, chosen: Policy) -> str:
+        """The executor that is asked for or chosen; lanes would neither be alone nor go over several devices."""
+        return "processes" if self._alone or self._devices > 1 else self._executor or chosen.executor
+
     def _next(self, worker: _Worker) -> _Request | None:
         if self._to_compile:
             # A trial that measures curvature or noise, or that predicts, compiles that program too.
@@ -163,8 +177,11 @@ class _Pool:
             waiting = [group for group, requests in self._ready.items() if requests]
             if not waiting:
                 return None
-            # A worker stays with the groups it has loaded: loading one takes as long as a few trials.
-            group = max(waiting, key=lambda group: (group in worker.groups, len(self._ready[group])))
+            if self._alone:  # by turns, so that what slows the machine down for a while does not hit one group
+                group = min(waiting, key=lambda group: self._turns[self._ready[group][0].addresses[0]])
+            else:
+                # A worker stays with the groups it has loaded: loading one takes as long as a few trials.
+                group = max(waiting, key=lambda group: (group in worker.groups, len(self._ready[group])))
             request = self._ready[group].popleft()
         worker.groups.add(group)
         return request
@@ -179,8 +196,8 @@ class _Pool:
         else:
             chosen = policy(trials[0].workload.name, self._machine.backend)
             most = max(map(len, alike(self._groups[request.group])))
-            lanes = min(chosen.lanes, most) if (self._executor or chosen.executor) == "lanes" else 1
-            chunk = chosen.chunk
+            lanes = min(chosen.lanes, most) if self._executor_of(chosen) == "lanes" else 1
+            chunk = trials[0].steps_per_call or chosen.chunk
         return trials[0], lanes, chunk, self._machine.memory // self._most_workers()
 
     def _take_in(self, worker: _Worker) -> None:
@@ -221,7 +238,7 @@ class _Pool:
         members = [trial for trial in self._groups[group] if trial.address() not in packed]
         if begun is None:
             chosen = policy(members[0].workload.name, self._machine.backend)
-            packing = pack(members, self._executor or chosen.executor, lanes, chosen.chunk)
+            packing = pack(members, self._executor_of(chosen), lanes, members[0].steps_per_call or chosen.chunk)
         else:  # packs that were run stay what they were
             packs = pack(members, begun.executor, begun.lanes, begun.chunk).packs
             packing = begun._replace(packs=begun.packs + packs)
@@ -247,11 +264,14 @@ def _programs_wanted(trial: Trial) -> tuple[bool, ...]:
     return trial.curvature_examples > 0, bool(trial.noise_steps), trial.predictions
 
 
-def _start_worker(folder: Path, machine: Machine | None) -> _Worker:
+def _start_worker(folder: Path, machine: Machine | None, devices: int) -> _Worker:
     ours, theirs = multiprocessing.Pipe()
     before = dict(os.environ)
     if machine is None or machine.backend == "cpu":
         os.environ.update(ENVIRONMENT)
+        if devices > 1:
+            flags = before.get("XLA_FLAGS", "")
+            os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count={devices}".strip()
     try:
         process = multiprocessing.get_context("spawn").Process(target=work, args=(theirs, folder), daemon=True)
         process.start()

@@ -18,6 +18,7 @@ class Arm:
       name: as it stands in the trial table.
       workload: workload field to value.
       hyperparameters: hyperparameter to value; the points come after it.
+      fields: of `harness.training.trial.Trial` that differ, name to value.
       seeds_of: purpose to the replicates whose seeds it takes, one for each of the study's, instead of those. Without
         it arms are paired; `{"init": range(10_000, 10_008)}` gives 8 replicates other initialisations, and
         `{"order": [0] * 8}` all of them the order of replicate 0.
@@ -26,6 +27,7 @@ class Arm:
     name: str
     workload: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     hyperparameters: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     seeds_of: Mapping[str, Sequence[int]] = dataclasses.field(default_factory=dict)
 
 
@@ -63,6 +65,7 @@ class Study:
       predictions: see `harness.training.trial.Trial`.
       noise_steps: see `harness.training.trial.Trial`; those beyond a trial's end are left out.
       accumulation: see `harness.training.trial.Trial`.
+      fields: of `harness.training.trial.Trial` that have no name of their own here, name to value.
       pilot: draw the seeds from the range of the pilots.
     """
 
@@ -83,6 +86,7 @@ class Study:
     predictions: bool = False
     noise_steps: Sequence[int] = ()
     accumulation: int = 1
+    fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     pilot: bool = False
 
     def plan(self, seed: int) -> list[PlannedTrial]:
@@ -115,6 +119,7 @@ class Study:
                         noise_steps=tuple(s for s in self.noise_steps if s <= end),
                         accumulation=self.accumulation,
                     )
+                    trial = dataclasses.replace(trial, **{**self.fields, **arm.fields})
                     planned.append(PlannedTrial(self.name, arm.name, replicate, trial))
         return planned
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import signal
+import tempfile
 import threading
 import traceback
 from multiprocessing import connection, parent_process
@@ -38,7 +40,9 @@ def work(pipe: Connection, folder: Path) -> None:
 
     from harness.studies.machine import this_machine
     from harness.training.compilation_cache import link_finished, publish, use
+    from harness.training.devices import data_mesh
     from harness.training.memory import fitting_lanes
+    from harness.training.profile import measure
     from harness.training.programs import Programs
     from harness.training.run import compile_programs, run_pack
     from workloads.workload import DataError
@@ -56,8 +60,18 @@ def work(pipe: Connection, folder: Path) -> None:
         key = trial.compile_group(), lanes, chunk
         if key not in loaded:
             link_finished(private)
-            loaded[key] = Programs(trial, lanes, chunk)
+            mesh = data_mesh(trial.devices) if trial.devices > 1 else None
+            loaded[key] = Programs(trial, lanes, chunk, mesh)
         return loaded[key]
+
+    def run(trials, lanes: int, chunk: int):
+        programs = programs_of(trials[0], lanes, chunk)
+        outcomes = run_pack(programs, trials)
+        if trials[0].profiled:
+            with tempfile.TemporaryDirectory(dir=folder) as trace:
+                shares = measure(programs, trials[0], Path(trace)).shares()
+            outcomes = [dataclasses.replace(one, timings={**one.timings, **shares}) for one in outcomes]
+        return outcomes
 
     private = folder / str(os.getpid())
     use(private)
@@ -78,7 +92,7 @@ def work(pipe: Connection, folder: Path) -> None:
                 answer = ("compiled", (compilations, lanes))
             else:
                 trials, lanes, chunk = content
-                answer = ("done", run_pack(programs_of(trials[0], lanes, chunk), trials))
+                answer = ("done", run(trials, lanes, chunk))
         except (DataError, InputError) as error:
             answer = ("bad_input", str(error))
         except Exception:  # whatever the environment did to this pack is the driver's to judge

@@ -23,7 +23,8 @@ class Saved(NamedTuple):
       step: steps done.
       state: the training state.
       curves: name to float32 (1, step).
-      evaluations: step, error and loss of each, float32 (evaluations, 3, 1).
+      evaluations: step, error and loss of each, and where asked for those of every batch, float32 (evaluations, rows,
+        1).
       measurements: of each kind (`harness.training.run.MEASUREMENTS`) the step and two values of each measurement of
         the trial, NaN where it is still to come, float32 (measurements, 3, 1).
     """

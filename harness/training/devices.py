@@ -12,9 +12,18 @@ AXIS = "data"
 """The axis of the mesh: each device has an equal part of every batch, and all of everything else."""
 
 
-def data_mesh() -> Mesh | None:
-    """All devices of all hosts, those of a host side by side; None where there is but one device."""
-    devices = jax.devices()  # ordered by host
+def data_mesh(count: int | None = None) -> Mesh | None:
+    """So many devices, or all of all hosts, those of a host side by side; None where that is one device.
+
+    Raises:
+      InputError: there are fewer.
+    """
+    devices = jax.devices()[:count]  # ordered by host
+    if count is not None and len(devices) < count:
+        raise InputError(
+            f"a trial over {count} devices: this machine has {len(devices)}; run it where there are more, or on CPU "
+            "(JAX_PLATFORMS=cpu), which is then divided"
+        )
     if len(devices) == 1:
         return None
     return Mesh(np.array(devices), (AXIS,), axis_types=(AxisType.Auto,))

@@ -41,6 +41,8 @@ class ArrayFeed:
 
     Attributes:
       chunk: most steps of a training piece.
+      held_out: examples of the validation set.
+      evaluation_batches: batches of an evaluation.
     """
 
     def __init__(self, lanes: Sequence[Trial], data: _OnDevices, chunk: int, mesh: Mesh | None):
@@ -51,6 +53,8 @@ class ArrayFeed:
         self._examples = next(iter(self._train.values())).shape[1]
         self.held_out = next(iter(self._validation.values())).shape[1]
         self._padded = padded_batches(self.held_out, _evaluation_batch(lanes[0], mesh))
+        self.evaluation_batches = len(self._padded[1])
+        self._stored = None if lanes[0].shuffled else [_as_stored(self._train, lane) for lane in range(len(lanes))]
 
     def training(self, start: int, stop: int) -> Piece:
         """The examples of steps `start` to `stop`, at most `chunk`; indices int32 (lanes, chunk, batch)."""
@@ -59,6 +63,10 @@ class ArrayFeed:
         for order in set(orders):  # paired arms share theirs
             rows = [lane for lane, other in enumerate(orders) if other == order]
             indices[rows, : stop - start] = step_indices(order, self._examples, indices.shape[2], start, stop)
+        if self._stored is not None:
+            places = np.arange(start * indices.shape[2], stop * indices.shape[2]) % self._examples
+            for lane, stored in enumerate(self._stored):
+                indices[lane, : stop - start] = stored[places].reshape(stop - start, -1)
         return Piece(self._train, indices)
 
     def evaluation(self) -> Iterator[Piece]:
@@ -79,11 +87,21 @@ class ArrayFeed:
         return {name: np.asarray(values[lane, rows]) for name, values in self._train.items()}
 
 
+def _as_stored(train: Mapping[str, jax.Array], lane: int) -> np.ndarray:
+    """Examples of a lane in the order of storage, int64 (examples,): by label where each has one, else as they are."""
+    labels = train.get("label")
+    if labels is None or labels.ndim != 2:
+        return np.arange(next(iter(train.values())).shape[1])
+    return np.argsort(np.asarray(labels[lane]), kind="stable")
+
+
 class StreamFeed:
     """Examples that are read, decoded and put on the devices batch by batch, this host's part of each.
 
     Attributes:
       chunk: most steps of a training piece, and batches of a piece of an evaluation.
+      held_out: examples of the validation set.
+      evaluation_batches: batches of an evaluation.
     """
 
     def __init__(self, lanes: Sequence[Trial], splits: Sequence[Splits], chunk: int, mesh: Mesh | None, workers: int):
@@ -93,6 +111,7 @@ class StreamFeed:
         self._evaluation_batch = _evaluation_batch(lanes[0], mesh)
         self.held_out = len(splits[0].validation.records)
         self._example = example_of(splits[0].train)
+        self.evaluation_batches = math.ceil(self.held_out / self._evaluation_batch)
         largest = max(self._batch_size, self._evaluation_batch) // jax.process_count()
         self.chunk = piece_batches(self._example, len(lanes), largest, chunk)
         self._open: list[Iterator[dict[str, np.ndarray]]] = []
@@ -106,7 +125,7 @@ class StreamFeed:
             self._open = [
                 self._batches(
                     splits.train,
-                    Order(trial.seeds["order"], len(splits.train.records)),
+                    self._order(trial, len(splits.train.records)),
                     trial.seeds["augment"],
                     self._batch_size,
                     start,
@@ -145,9 +164,12 @@ class StreamFeed:
             rows = generator.integers(len(stream.records), size=trial.batch_size)
             yield next(batches(stream, rows.tolist(), trial.seeds["augment"], trial.batch_size, 0, 1))
 
+    def _order(self, trial: Trial, examples: int) -> Order | _InTurn:
+        return Order(trial.seeds["order"], examples) if trial.shuffled else _InTurn(examples)
+
     def _batches(self, stream: Stream, order: Any, seed: int, size: int, start: int, stop: int) -> Iterator:
         hosts = (self._workers, jax.process_index(), jax.process_count())
-        return batches(stream, order, seed, size, start, stop, *hosts)
+        return batches(stream, order, seed, size, start, stop, *hosts, read_ahead=self._lanes[0].read_ahead)
 
     def _piece(self, iterators: Sequence[Iterator], count: int, size: int, room: int) -> dict[str, jax.Array]:
         """Takes the next batches of every lane's iterator, fills up to `room`, and puts them on the devices."""

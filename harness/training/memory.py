@@ -7,7 +7,7 @@ import numpy as np
 
 from harness.training.feeds import example_of, piece_batches
 from harness.training.programs import Programs
-from harness.training.trial import Trial
+from harness.training.trial import OF_THE_RATE, Trial
 from workloads.workload import Stream
 
 
@@ -36,7 +36,7 @@ def training_bytes(programs: Programs, trial: Trial) -> int:
         examples = {name: shape(values.dtype, *values.shape) for name, values in data.train.items()}
         indices = shape(np.int32, chunk, trial.batch_size)
         held_out = sum(values.nbytes for values in data.validation.values()) * lanes
-    traced = [name for name in trial.hyperparameters if name not in ("learning_rate", "warmup_steps")]
+    traced = [name for name in trial.hyperparameters if name not in OF_THE_RATE]
     count = jax.ShapeDtypeStruct((), np.int32)
     compiled = programs.train.lower(
         programs.blank_state(),

@@ -62,6 +62,10 @@ class Profile(NamedTuple):
     input_bound: bool
     advice: str
 
+    def shares(self) -> dict[str, float]:
+        """The three shares as they stand beside the timings of a trial."""
+        return {"input_share": self.input, "compute_share": self.compute, "host_share": self.host}
+
 
 def measure(programs: Programs, trial: Trial, folder: Path, workers: int = 0) -> Profile:
     """Trains a few steps of a trial under the profiler, at rate 0, so that none diverges.
@@ -89,6 +93,7 @@ def measure(programs: Programs, trial: Trial, folder: Path, workers: int = 0) ->
         curvature_examples=0,
         noise_steps=(),
         predictions=False,
+        profiled=False,
     )
     chunk = feed_of([trial] * programs.lanes, programs.chunk, programs.mesh, workers).chunk
     trial = dataclasses.replace(trial, steps=(max(PIECES, math.ceil(STEPS / chunk)) + 2) * chunk)

@@ -16,7 +16,7 @@ import optax
 from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh
 
-from harness.training.devices import everywhere, split
+from harness.training.devices import everywhere, place, split
 from harness.training.optimizer import clip_by_global_norm, decays, polyak_average, update_rule
 from harness.training.trial import OPTIMIZERS, Trial
 
@@ -73,6 +73,7 @@ class Programs:
         self._workload = trial.workload
         self._optimizer = trial.optimizer
         self._accumulation = trial.accumulation
+        self._by_batch = trial.evaluation_by_batch
         self._averages = "averaging_decay" in trial.hyperparameters
         self.curves = (*CURVES, "clipped") if "clip_threshold" in trial.hyperparameters else CURVES
         options = _COMPILER_OPTIONS.get(jax.default_backend())
@@ -86,7 +87,11 @@ class Programs:
 
     def blank_state(self) -> TrainingState:
         """A training state of zeros, in the shapes that `train` fills in at step 0; compiles nothing."""
-        return jax.tree.map(lambda leaf: np.zeros((self.lanes, *leaf.shape), leaf.dtype), self._shapes)
+        blank = jax.tree.map(lambda leaf: np.zeros((self.lanes, *leaf.shape), leaf.dtype), self._shapes)
+        if self.mesh is None:
+            return blank
+        # Where later states lie: the training program would be compiled again for another place.
+        return jax.tree.map(lambda leaf: place(leaf, everywhere(self.mesh)), blank)
 
     @cached_property
     def _shapes(self) -> TrainingState:
@@ -276,7 +281,8 @@ class Programs:
           weights: float32 (batches, batch), from `padded_batches`.
 
         Returns:
-          `loss` and `error`, weighted means over the piece, and `weight`, their weight, float32 (lanes,) each.
+          `loss` and `error`, weighted means over the piece, and `weight`, their weight, float32 (lanes,) each; where
+          the trials ask for it `by_batch`, with `loss` and `error` of every batch, float32 (batches, lanes) each.
         """
 
         def one(parameters, model_state, examples, batch_indices, batch_weights):
@@ -292,7 +298,8 @@ class Programs:
         metrics = jax.lax.map(one_batch, (np.arange(len(weights)), indices, weights))
         shares = metrics.pop("weight")
         total = jnp.sum(shares, 0)
-        return {**{name: jnp.sum(values * shares, 0) / total for name, values in metrics.items()}, "weight": total}
+        means = {name: jnp.sum(values * shares, 0) / total for name, values in metrics.items()}
+        return {**means, "weight": total, **({"by_batch": metrics} if self._by_batch else {})}
 
     def _predict(
         self,

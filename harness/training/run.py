@@ -19,7 +19,7 @@ from harness.training.gradient_noise import gradient_noise
 from harness.training.optimizer import ADAM_RULES
 from harness.training.programs import Programs, TrainingState
 from harness.training.schedule import learning_rates
-from harness.training.trial import Trial
+from harness.training.trial import OF_THE_RATE, Trial
 
 TRACED_INPUT, TRACED_DISPATCH, TRACED_WAIT = "playbook.input", "playbook.dispatch", "playbook.wait"
 """What a profile calls the three things that the host does between evaluations: preparing the next examples, handing
@@ -43,9 +43,11 @@ class Outcome:
       curves: name to float32 array: those of `Programs.curves` and `learning_rate` per step, `evaluation_step`,
         `evaluation_error` and `evaluation_loss` per evaluation; where asked for, `sharpness_step`, `sharpness` and for
         `adam`, `nadam` and `adamw` `preconditioned_sharpness` per measurement, NaN where the iteration failed;
-        `noise_step`, `gradient_square` and `gradient_trace` per measurement, see `harness.training.gradient_noise`; and
-        `prediction`, the label predicted for every validation example (or token) after the last step.
-      timings: name to seconds.
+        `noise_step`, `gradient_square` and `gradient_trace` per measurement, see `harness.training.gradient_noise`;
+        `evaluation_error_by_batch` and `evaluation_loss_by_batch`, of every batch of one evaluation after the other;
+        and `prediction`, the label predicted for every validation example (or token) after the last step.
+      timings: `trial_seconds`, all of it, and `seconds_per_step`, the median over the calls of the training program but
+        the first, which warms up, and the last, which has no examples of another to wait for (where there are more).
     """
 
     status: str
@@ -100,11 +102,12 @@ def run_pack(
     """
     begin = time.perf_counter()
     pack = _Pack(programs, trials, workers)
-    total = trials[0].total_steps if steps_limit is None else steps_limit
-    evaluation_steps = {step for step in trials[0].evaluation_steps if step <= total}
-    measured = {"curvature": trials[0].curvature_steps}
-    if trials[0].noise_steps:
-        measured["noise"] = trials[0].noise_steps
+    first = trials[0]
+    total = first.total_steps if steps_limit is None else steps_limit
+    evaluation_steps = {step for step in first.evaluation_steps if step <= total}
+    measured = {"curvature": first.curvature_steps}
+    if first.noise_steps:
+        measured["noise"] = first.noise_steps
 
     state = programs.blank_state()
     saved = checkpoints.restore(state) if checkpoints else None
@@ -119,7 +122,7 @@ def run_pack(
             kind: np.full((len(steps), 3, len(trials)), np.nan, np.float32) for kind, steps in measured.items()
         }
         pack.measure(state, 0, measurements)
-        evaluations = np.zeros((0, 3, len(trials)), np.float32)
+        evaluations = np.zeros((0, pack.rows, len(trials)), np.float32)
         if 0 in evaluation_steps:
             evaluations = np.append(evaluations, pack.evaluate(state, 0), 0)
 
@@ -128,14 +131,20 @@ def run_pack(
     stops = sorted(step for step in {*multiples, *evaluation_steps, *wanted, total} if step > done)
     segments = list(itertools.pairwise([done, *stops]))
     prepared = pack.prepare(*segments[0]) if segments else None
+    paces = []
     for number, (start, stop) in enumerate(segments, 1):
+        called = time.perf_counter()
         with jax.profiler.TraceAnnotation(TRACED_DISPATCH, steps=stop - start):
             state, recorded = pack.advance(state, prepared)
-        if number < len(segments):  # while the device is at work
+        if first.waits:
+            recorded = _arrived(recorded)
+        if number < len(segments):  # while the device is at work, unless that was waited for
             with jax.profiler.TraceAnnotation(TRACED_INPUT):
                 prepared = pack.prepare(*segments[number])
-        with jax.profiler.TraceAnnotation(TRACED_WAIT):
-            recorded = {name: np.asarray(curve)[: len(trials), : stop - start] for name, curve in recorded.items()}
+        if not first.waits:
+            recorded = _arrived(recorded)
+        paces.append((time.perf_counter() - called) / (stop - start))
+        recorded = {name: curve[: len(trials), : stop - start] for name, curve in recorded.items()}
         for name, curve in recorded.items():
             curves[name] = np.append(curves[name], curve, 1)
         if not np.any(np.all(np.isfinite(curves["train_objective"]), axis=1)):
@@ -145,10 +154,11 @@ def run_pack(
             evaluations = np.append(evaluations, pack.evaluate(state, stop), 0)
             if checkpoints:
                 checkpoints.save(stop, state, curves, evaluations, measurements)
-            on_evaluation(stop, evaluations[-1, 1:])
+            on_evaluation(stop, evaluations[-1, 1:3])
 
-    predictions = pack.predictions(state) if trials[0].predictions and steps_limit is None else None
-    seconds = (time.perf_counter() - begin) / len(trials)
+    predictions = pack.predictions(state) if first.predictions and steps_limit is None else None
+    timings = {"trial_seconds": time.perf_counter() - begin, "seconds_per_step": _typical(paces)}
+    timings = {name: seconds / len(trials) for name, seconds in timings.items()}
     return [
         _outcome(
             trial,
@@ -156,10 +166,21 @@ def run_pack(
             evaluations[:, :, lane],
             {kind: values[:, :, lane] for kind, values in measurements.items()},
             None if predictions is None else predictions[lane],
-            seconds,
+            timings,
         )
         for lane, trial in enumerate(trials)
     ]
+
+
+def _arrived(recorded: Mapping[str, jax.Array]) -> dict[str, np.ndarray]:
+    """The curves of a call, waited for."""
+    with jax.profiler.TraceAnnotation(TRACED_WAIT):
+        return {name: np.asarray(curve) for name, curve in recorded.items()}
+
+
+def _typical(paces: Sequence[float]) -> float:
+    """The median of seconds per step of calls, see `Outcome.timings`; NaN where there was none."""
+    return float(np.median(paces[1:-1] or paces)) if paces else float("nan")
 
 
 def _outcome(
@@ -168,7 +189,7 @@ def _outcome(
     evaluations: np.ndarray,
     measurements: Mapping[str, np.ndarray],
     predictions: np.ndarray | None,
-    seconds: float,
+    timings: Mapping[str, float],
 ) -> Outcome:
     """Cuts a lane's records off where its objective was no longer finite, and selects in retrospect."""
     finite = np.isfinite(curves["train_objective"])
@@ -185,17 +206,22 @@ def _outcome(
         results["sharpness"] = float(curvature[0, 1])
     final, best = np.full(3, np.nan), np.full(3, np.nan)
     if len(evaluations) and reason is None:
-        final = evaluations[-1]
+        final = evaluations[-1, :3]
         measured = evaluations[:, ("error", "loss").index(trial.workload.objective) + 1]
         if not np.all(np.isnan(measured)):
-            best = evaluations[np.nanargmin(measured)]
+            best = evaluations[np.nanargmin(measured), :3]
     results.update(final_error=float(final[1]), final_loss=float(final[2]))
     results.update(best_step=float(best[0]), best_error=float(best[1]), best_loss=float(best[2]))
     if "clipped" in curves:
         results["clipped_share"] = float(np.mean(curves["clipped"])) if len(curves["clipped"]) else float("nan")
     rates = _rates(trial)[: len(curves["train_objective"])]
     names = ("evaluation_step", "evaluation_error", "evaluation_loss")
-    curves = {**curves, "learning_rate": rates, **dict(zip(names, evaluations.T, strict=True))}
+    by_batch = evaluations[:, 3:]
+    curves = {**curves, "learning_rate": rates, **dict(zip(names, evaluations[:, :3].T, strict=True))}
+    if trial.evaluation_by_batch:
+        curves["evaluation_error_by_batch"], curves["evaluation_loss_by_batch"] = (
+            np.ravel(half) for half in np.split(by_batch, 2, axis=1)
+        )
     measured = {kind: values[np.isfinite(values[:, 0])].T for kind, values in measurements.items()}
     if trial.curvature_examples:
         own = dict(zip(("sharpness_step", *MEASUREMENTS["curvature"]), measured["curvature"], strict=True))
@@ -211,7 +237,7 @@ def _outcome(
         reason=reason,
         results=results,
         curves=curves,
-        timings={"trial_seconds": seconds},
+        timings=timings,
     )
 
 
@@ -220,6 +246,7 @@ class _Pack:
 
     Attributes:
       chunk: most steps of one call of the training program.
+      rows: values of an evaluation: step, error and loss, and where asked for these of every batch.
     """
 
     def __init__(self, programs: Programs, trials: Sequence[Trial], workers: int):
@@ -228,10 +255,11 @@ class _Pack:
         self._lanes = [*trials, *[trials[-1]] * (programs.lanes - len(trials))]
         self._feed = feed_of(self._lanes, programs.chunk, programs.mesh, workers)
         self.chunk = self._feed.chunk
+        self.rows = 3 + (2 * self._feed.evaluation_batches if trials[0].evaluation_by_batch else 0)
         self._hyperparameters = {
             name: np.array([trial.hyperparameters[name] for trial in self._lanes], np.float32)
             for name in trials[0].hyperparameters
-            if name not in ("learning_rate", "warmup_steps")
+            if name not in OF_THE_RATE
         }
         self._rates = np.stack([_rates(trial) for trial in self._lanes])
         self._init = np.array([trial.seeds["init"] for trial in self._lanes], np.uint32)
@@ -259,13 +287,19 @@ class _Pack:
         )
 
     def evaluate(self, state: TrainingState, step: int) -> np.ndarray:
-        """Step, validation error and loss, float32 (1, 3, trials)."""
+        """Step, validation error and loss, and what more is asked for, float32 (1, rows, trials)."""
         found = [
             self._programs.evaluate(state.evaluated, state.model_state, *piece) for piece in self._feed.evaluation()
         ]
+        batches = [one.pop("by_batch") for one in found if "by_batch" in one]
         metrics = {name: np.stack([np.asarray(one[name]) for one in found]) for name in found[0]}
         shares = metrics["weight"] / np.sum(metrics["weight"], 0)  # 1 where there is one piece
-        rows = (np.full(len(self._lanes), step), *(np.sum(metrics[name] * shares, 0) for name in ("error", "loss")))
+        rows = [np.full(len(self._lanes), step), *(np.sum(metrics[name] * shares, 0) for name in ("error", "loss"))]
+        if batches:
+            for name in ("error", "loss"):
+                rows += list(
+                    np.concatenate([np.asarray(one[name]) for one in batches])[: self._feed.evaluation_batches]
+                )
         return np.stack([np.asarray(row, np.float32)[: len(self._trials)] for row in rows])[None]
 
     def predictions(self, state: TrainingState) -> np.ndarray:
@@ -328,5 +362,5 @@ class _Pack:
 
 def _rates(trial: Trial) -> np.ndarray:
     hyperparameters = trial.hyperparameters
-    warmup = int(hyperparameters["warmup_steps"])
-    return learning_rates(trial.schedule, hyperparameters["learning_rate"], warmup, trial.steps)
+    warmup, constant = (int(hyperparameters.get(name, 0)) for name in ("warmup_steps", "constant_steps"))
+    return learning_rates(trial.schedule, hyperparameters["learning_rate"], warmup, trial.steps, constant)

@@ -33,12 +33,18 @@ OPTIMIZERS = {
 COMMON = ("learning_rate", "weight_decay", "warmup_steps")
 """Hyperparameters of every trial; the decay is L2 in the objective, decoupled for `adamw`."""
 
-OPTIONAL = ("clip_threshold", "label_smoothing", "averaging_decay", "bad_batch_step")
-"""Hyperparameters that switch their feature on: clipping by global norm, label smoothing, Polyak averaging, and a bad
-batch at that step (from 1, warmup included): its losses are summed instead of averaged, so that the gradient is
-`batch_size` times too large."""
+OPTIONAL = ("clip_threshold", "label_smoothing", "averaging_decay", "bad_batch_step", "constant_steps")
+"""Hyperparameters that switch their feature on: clipping by global norm, label smoothing, Polyak averaging, a bad batch at
+that step (from 1, warmup included): its losses are summed instead of averaged, so that the gradient is `batch_size`
+times too large; and steps at the base rate between warmup and decay."""
 
-SCHEDULES = ("constant", "linear", "cosine")
+OF_THE_RATE = ("learning_rate", "warmup_steps", "constant_steps")
+"""Hyperparameters that only set the rate of each step, which the programs take instead of them."""
+
+SCHEDULES = ("constant", "linear", "cosine", "square_root")
+
+MOST_STEPS = 2**31 - 1
+"""Of a trial: what a step counter of int32 holds."""
 
 _PILOT = 1 << 20  # pilots draw from replicates of their own
 
@@ -81,6 +87,16 @@ class Trial:
       noise_steps: after how many steps, warmup included, to measure the gradient noise on batches of `batch_size`,
         ascending; see `harness.training.gradient_noise`.
       accumulation: parts that a batch is split into, one after the other; their gradients are averaged.
+      shuffled: whether every epoch has an order of its own; otherwise all have that of storage, by label where an
+        example has one, as data sets are often stored.
+      evaluation_by_batch: record the error and the loss of every evaluation batch too, each a part of the validation
+        examples of its own.
+      devices: that it is trained over, each with an equal part of every batch.
+      alone: run it while no other trial runs, for its timings.
+      profiled: find out afterwards where its time goes, see `harness.training.profile`.
+      steps_per_call: most steps between two returns to the host; 0 for what the policy says.
+      read_ahead: whether the examples of a stream are read and decoded before they are asked for.
+      waits: whether the host waits for the curves of each call before it prepares the examples of the next.
     """
 
     workload: Workload
@@ -97,6 +113,14 @@ class Trial:
     predictions: bool = False
     noise_steps: tuple[int, ...] = ()
     accumulation: int = 1
+    shuffled: bool = True
+    evaluation_by_batch: bool = False
+    devices: int = 1
+    alone: bool = False
+    profiled: bool = False
+    steps_per_call: int = 0
+    read_ahead: bool = True
+    waits: bool = False
 
     def __post_init__(self) -> None:
         """Checks what a user can set, so that a bad trial is refused before anything runs."""
@@ -114,8 +138,19 @@ class Trial:
                 raise InputError(f"unknown hyperparameter {name!r} of {self.optimizer}{near}; known: {known}")
             if not math.isfinite(value):
                 raise InputError(f"{name} {value!r}: expected a finite number")
-        if self.batch_size < 1 or self.steps < 1:
-            raise InputError(f"batch_size {self.batch_size}, steps {self.steps}: expected at least 1")
+        if self.batch_size < 1 or not 1 <= self.steps <= MOST_STEPS:
+            raise InputError(
+                f"batch_size {self.batch_size}, steps {self.steps}: expected at least 1, and at most {MOST_STEPS} steps"
+            )
+        if not 0 <= self.hyperparameters["warmup_steps"] <= MOST_STEPS - self.steps:
+            raise InputError(
+                f"warmup_steps {self.hyperparameters['warmup_steps']!r}: expected at least 0, and at most {MOST_STEPS} "
+                "steps together with those after it"
+            )
+        if not 0 <= (constant := self.hyperparameters.get("constant_steps", 0)) <= self.steps:
+            raise InputError(f"constant_steps {constant!r}: expected 0 to {self.steps}, the steps after warmup")
+        if self.devices < 1 or self.batch_size % self.devices:
+            raise InputError(f"devices {self.devices!r}: expected a divisor of batch_size {self.batch_size}, such as 1")
         if self.accumulation < 1 or self.batch_size % self.accumulation:
             raise InputError(
                 f"accumulation {self.accumulation!r}: expected a divisor of batch_size {self.batch_size}, such as 1"
@@ -135,18 +170,34 @@ class Trial:
 
     def compile_group(self) -> str:
         """What fixes the compiled training and evaluation programs: trials that agree in it share one compilation."""
-        features = [name for name in OPTIONAL if name in self.hyperparameters]
+        features = [name for name in OPTIONAL if name in self.hyperparameters and name not in OF_THE_RATE]
         shape = (self.batch_size, self.evaluation_batch_size, self.optimizer, features, self.accumulation)
-        return canonical_json([describe_workload(self.workload), *shape])
+        more = (self.evaluation_by_batch, self.devices, self.steps_per_call)
+        return canonical_json([describe_workload(self.workload), *shape, *more])
 
     def specification(self) -> dict[str, Any]:
         """The trial as JSON-ready data."""
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        fields = {f: value for f, value in fields.items() if f not in LATER or value != LATER[f]}
         return json.loads(canonical_json({**fields, "workload": describe_workload(self.workload)}))
 
     def address(self) -> str:
         """sha256 of the specification: equal trials of different studies are one."""
         return hashlib.sha256(canonical_json(self.specification()).encode()).hexdigest()
+
+
+LATER = {
+    "shuffled": True,
+    "evaluation_by_batch": False,
+    "devices": 1,
+    "alone": False,
+    "profiled": False,
+    "steps_per_call": 0,
+    "read_ahead": True,
+    "waits": False,
+}
+"""Fields that came when trials had been recorded, with their defaults, at which a specification leaves them out: so the
+addresses of those trials hold."""
 
 
 def _ascending(steps: Iterable[int]) -> list[int]:

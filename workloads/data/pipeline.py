@@ -32,6 +32,7 @@ def batches(
     workers: int = 0,
     host: int = 0,
     hosts: int = 1,
+    read_ahead: bool = True,
 ) -> Iterator[dict[str, np.ndarray]]:
     """Reads this host's share of the batches of steps `start` to `stop`.
 
@@ -49,6 +50,7 @@ def batches(
       workers: processes that decode; 0 for threads of this process.
       host: number of this host.
       hosts: how many there are.
+      read_ahead: whether batches are read before they are asked for; without it there are no workers either.
 
     Yields:
       A batch: fields of (batch size / hosts, ...).
@@ -65,8 +67,10 @@ def batches(
     if not workers:
         threads = threads + 1  # while one waits for Python's lock another decodes
     reading = grain.ReadOptions(num_threads=1 if workers else threads, prefetch_buffer_size=max(BATCHES_AHEAD, threads))
+    if not read_ahead:
+        reading = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
     iterator = dataset.to_iter_dataset(reading)
-    if workers:
+    if workers and read_ahead:
         from absl import flags
 
         flags.FLAGS.mark_as_parsed()  # Grain's workers read flags, which nothing here parses
