@@ -34,9 +34,9 @@ COMMON = ("learning_rate", "weight_decay", "warmup_steps")
 """Hyperparameters of every trial; the decay is L2 in the objective, decoupled for `adamw`."""
 
 OPTIONAL = ("clip_threshold", "label_smoothing", "averaging_decay", "bad_batch_step", "constant_steps")
-"""Hyperparameters that switch their feature on: clipping by global norm, label smoothing, Polyak averaging, a bad batch at
-that step (from 1, warmup included): its losses are summed instead of averaged, so that the gradient is `batch_size`
-times too large; and steps at the base rate between warmup and decay."""
+"""Hyperparameters that switch their feature on: clipping by global norm, label smoothing, Polyak averaging; a bad batch
+at that step (from 1, warmup included), whose losses are summed instead of averaged, so that its gradient is too large
+by `batch_size`; and so many steps at the base rate between warmup and decay."""
 
 OF_THE_RATE = ("learning_rate", "warmup_steps", "constant_steps")
 """Hyperparameters that only set the rate of each step, which the programs take instead of them."""
