@@ -331,6 +331,27 @@ def clip(
     _follow(procedure(percentile, seeds), workload, scale, out, seed, jobs, executor, settings, fresh, as_json)
 
 
+@app.command("max-steps")
+def max_steps(
+    workload: _Workload,
+    rates: _Rates = None,
+    fit: Annotated[float, typer.Option(help="Training loss that counts as a perfect fit.")] = 0.005,
+    seeds: _Seeds = 3,
+    scale: _Scale = "laptop",
+    out: _Out = Path("results"),
+    seed: _Seed = 0,
+    jobs: _Jobs = None,
+    executor: _Executor = None,
+    settings: _Settings = None,
+    fresh: _Fresh = False,
+    as_json: Json = False,
+) -> None:
+    """Find a first max_train_steps: how soon a constant rate fits the training set perfectly."""
+    from harness.procedures.max_steps import max_steps as procedure
+
+    _follow(procedure(rates, fit, seeds), workload, scale, out, seed, jobs, executor, settings, fresh, as_json)
+
+
 @app.command("batch-size")
 def batch_size(
     workload: _Workload,
