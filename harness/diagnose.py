@@ -138,6 +138,13 @@ def describe(reading: Reading) -> dict[str, Any]:
             }
             for curve in reading.curves
         ],
+        "best_steps": {
+            "trials": len(reading.best_steps.shares),
+            "first_tenth": reading.best_steps.early,
+            "last_quarter": reading.best_steps.late,
+            "reading": reading.best_steps.reading,
+            "histogram": reading.best_steps.histogram(),
+        },
         "findings": [dataclasses.asdict(finding) for finding in findings(reading)],
     }
     return json_ready(result)
