@@ -149,7 +149,7 @@ def best_steps_plot(reading: Reading) -> Chart | None:
     chart.lines.append(Line(path(outline_x, np.repeat(tops, 2)), "thin", ""))
     for share, text in ((EARLY, f"first {EARLY:.0%}"), (LATE, f"last {1 - LATE:.0%}")):
         x = across(np.full(2, share))
-        chart.lines.append(Line(path(x, up(np.array([0.0, 1.0]))), "thin", text))
+        chart.lines.append(Line(path(x, up(np.array([0.0, 1.0]))), "dashed", text))
     return chart
 
 
