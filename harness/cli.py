@@ -352,6 +352,28 @@ def max_steps(
     _follow(procedure(rates, fit, seeds), workload, scale, out, seed, jobs, executor, settings, fresh, as_json)
 
 
+@app.command("next-round")
+def next_round(
+    study: Annotated[
+        Path, typer.Argument(metavar="STUDY.toml", show_default=False, help="Of a study that playbook tune finished.")
+    ],
+    steps: Annotated[int, typer.Option(help="Steps of the last round.", show_default=False)],
+    rounds: Annotated[int, typer.Option(help="Rounds up to that length, growing by one factor.")] = 1,
+    points: Annotated[int, typer.Option(help="How many of the best points the next round runs.")] = 3,
+    out: _Out = Path("results"),
+    as_json: Json = False,
+) -> None:
+    """Write the specification of a longer round: what carries over, and what to tune again."""
+    from harness.next_round import next_round as write
+
+    result = write(study, steps, rounds, points, out, shlex.join(["playbook", *sys.argv[1:]]))
+    if as_json:
+        print(json.dumps(result, indent=1))
+        return
+    _print_findings(result)
+    print(f"\nrun it: playbook tune {shlex.quote(result['specification'])} --out {shlex.quote(str(out))}")
+
+
 @app.command("batch-size")
 def batch_size(
     workload: _Workload,
