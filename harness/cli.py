@@ -236,6 +236,34 @@ def diagnose(
 
 
 @app.command()
+def plan(
+    table: Annotated[
+        str, typer.Argument(metavar="TABLE", show_default=False, help="Trials of a pilot, as diagnose reads them.")
+    ],
+    effect: Annotated[
+        float, typer.Option(help="Difference that matters, in the objective's units.", show_default=False)
+    ],
+    power: Annotated[float, typer.Option(help="Chance to find it.")] = 0.8,
+    format: Annotated[str | None, typer.Option(help="As of diagnose.", show_default=False)] = None,
+    objective: Annotated[str | None, typer.Option(metavar="COLUMN", help="Guessed if left out.")] = None,
+    goal: Annotated[str | None, typer.Option(help="min or max; by the objective's name if left out.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the page; results/plan/<table> if left out.", show_default=False)
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Say how many runs and trials a stated effect needs, from a pilot study, and what they cost."""
+    from harness.plan import plan as make
+
+    result = make(table, effect, power, format, objective, goal, out)
+    if as_json:
+        print(json.dumps(result))
+        return
+    _print_findings(result)
+    print(f"\npage: {Path(result['folder']) / 'index.html'}")
+
+
+@app.command()
 def tune(
     spec: Annotated[Path, typer.Argument(metavar="SPEC.toml", show_default=False, help="What the study is.")],
     out: _Out = Path("results"),

@@ -49,7 +49,7 @@ def diagnose(
     """
     axes = _axes(space) if space is not None else {}
     table = importer.read(path, format, objective, goal)
-    return write(table, Path(path).name, out or Path("results") / "diagnose" / _folder_name(path), axes, replacement)
+    return write(table, Path(path).name, out or Path("results") / "diagnose" / folder_name(path), axes, replacement)
 
 
 def write(
@@ -193,5 +193,6 @@ def _axes(path: Path) -> dict[str, Axis]:
     return found
 
 
-def _folder_name(path: str) -> str:
+def folder_name(path: str) -> str:
+    """A folder's name for what was read from a path."""
     return re.sub(r"[^\w.-]+", "-", Path(path).name).strip(".-") or "table"
