@@ -1,5 +1,6 @@
 import json
 import shutil
+import subprocess
 import sys
 
 import numpy as np
@@ -87,7 +88,7 @@ def test_a_longer_run_does_not_spend_the_added_steps_at_tiny_rates():
     assert np.mean(kept < 0.2) < 0.1 < 0.7 < np.mean(stretched < 0.2)
 
 
-@given(st.integers(1, 10_000), st.integers(1, 6), st.floats(1.5, 10))
+@given(st.integers(1, 10_000), st.integers(1, 6), st.floats(1.5, 5))
 def test_the_ladder_grows_by_one_factor_to_the_last_length(steps, rounds, factor):
     longest = int(steps * factor**rounds) + rounds
     lengths = ladder(steps, longest, rounds)
@@ -252,6 +253,19 @@ def test_the_text_says_what_carries_over(playbook, finished):
     assert "very likely to transfer (what resolves early instability: warmup length" in stdout
     text = (finished / "out/next-round/rates/rates-round2.toml").read_text()
     assert "# transfer: might transfer" in text
+
+
+def test_jax_is_not_loaded(finished):
+    code = (
+        "import sys, atexit; sys.argv[0] = 'playbook'; from harness.cli import main; "
+        "atexit.register(lambda: print({'jax', 'scipy.stats'} & set(sys.modules))); main()"
+    )
+    arguments = ["next-round", finished / "rates.toml", "--steps", "60", "--out", finished / "out"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "set()"
 
 
 @pytest.fixture

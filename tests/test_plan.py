@@ -146,6 +146,16 @@ def test_accuracy_is_planned_like_error(cli):
     assert more["unpaired"]["needed"] == less["unpaired"]["needed"]
 
 
+@pytest.mark.parametrize(("effect", "severities"), [(0.5, {"good"}), (0.0005, {"note", "warning"})])
+def test_it_says_whether_the_pilots_best_is_near_the_optimum(cli, effect, severities):
+    result = result_of(cli, pilot(settings=24), "--effect", effect)
+    assert result["gain"]["more"] == 24
+    low, high = result["gain"]["interval"]
+    assert finding(result, "pilot")["severity"] in severities
+    assert (high < effect) == (severities == {"good"})
+    assert low <= result["gain"]["gain"] <= high
+
+
 def test_the_text(cli, tmp_path):
     status, out, errors = cli(pilot(settings=24), "--effect", "0.01", "--out", "elsewhere")
     assert (status, errors) == (0, "")

@@ -14,7 +14,21 @@ kurtosis is at least `EXCESS` (2 / (2 / df + kurtosis / N), as in `harness.analy
 are those for an upper limit of the standard deviation instead: then not the average over pilots, but each of
 `ASSURANCE` of the pilots keeps the promise, for normal outcomes.
 
-PLACEHOLDER
+Measured on 400 pilots a cell, at an effect of one standard deviation and a promise of .8, without pairs: the chance on
+average over pilots of 5, 10 and 20 runs, and the share of pilots in which `assured` runs have it (less .01).
+
+    outcomes                     as if known         needed              assured
+    normal                       .71  .74  .77       .88  .84  .83       91%  92%  89%
+    lognormal, sigma .3          .67  .71  .76       .84  .81  .81       86%  86%  82%
+    lognormal, sigma .6          .62  .70  .74       .77  .78  .79       77%  73%  75%
+    exponential                  .63  .69  .76       .77  .78  .81       72%  71%  76%
+    two levels, 1 in 2 worse     .76  .79  .80       .92  .89  .86       94%  98%  99%
+    two levels, 1 in 3.3 worse   .71  .77  .79       .86  .87  .84       83%  93%  95%
+    two levels, 1 in 5 worse     .66  .77  .79       .77  .87  .84       70%  91%  92%
+    1 in 10 diverged, far off    .71  .77  .75       .71  .84  .87       38%  66%  87%
+
+So the promise holds within 5 points, and is exceeded where 5 runs cannot tell which outcomes they are; but no plan can
+take in a tail that the pilot has not met, as in the last row.
 
 *Trials.* Where the best of a search is the question, the optimum is not known, and the best of the pilot stands for it.
 If c of n trials lie within the effect of it, the share of such points in the space is Beta(c + 1/2, n + 1/2 - c) (of
