@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -190,7 +191,6 @@ def _specification(
         "replicates": spec.replicates,
         **({"objective": spec.objective} if spec.objective else {}),
     }
-    comment = "\n".join(
-        f"{one.check}: {one.evidence}" + (f" -> {one.advice}" if one.advice else "") for one in findings
-    )
+    said = [f"{one.check}: {one.evidence}" + (f" -> {one.advice}" if one.advice else "") for one in findings]
+    comment = "\n".join(textwrap.fill(line, 116, subsequent_indent="  ") for line in said)
     return study_toml(head, settings, points, comment)

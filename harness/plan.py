@@ -22,6 +22,7 @@ from harness.analysis.planning import (
     Runs,
     Trials,
     check_effect,
+    compared,
     noise,
     paired_noise,
     runs_needed,
@@ -47,7 +48,7 @@ class Plan:
       effect: difference that matters, in the units of the objective.
       power: chance to find it.
       kinds: of comparison, `unpaired` and where the pilot allows `paired`, to its noise and its runs.
-      infeasible: share of infeasible runs among those of settings that were run more than once, some of them feasible.
+      infeasible: share of infeasible runs among those of the settings whose spread was taken.
       trials: of a search; None where the pilot has too few settings.
       gain: of as many settings again; None where that is unknown.
       per_run: cost of a run, see `unit`; None where the pilot does not say.
@@ -175,10 +176,8 @@ def cost(table: TrialTable) -> tuple[float | None, str]:
 
 
 def _infeasible(table: TrialTable, codes: np.ndarray) -> float:
-    bad = ~np.isfinite(scores(table))
-    runs, failed = np.bincount(codes), np.bincount(codes, bad)
-    counted = (runs > 1) & (failed < runs)
-    return float(failed[counted].sum() / runs[counted].sum())
+    runs = np.isin(codes, compared(table))
+    return float(np.mean(~np.isfinite(scores(table)[runs])))
 
 
 def describe(made: Plan) -> dict[str, Any]:
@@ -231,6 +230,7 @@ def _findings(made: Plan) -> list[Finding]:
 def _of_runs(made: Plan) -> Iterator[Finding]:
     for kind, (pilot, runs) in made.kinds.items():
         low, high = pilot.interval
+        best = "the best setting" if pilot.settings == 1 else f"the best {pilot.settings} settings"
         who = "with the same seeds" if kind == "paired" else "with seeds of their own"
         what = "their differences spread" if kind == "paired" else "runs of one setting spread"
         assured = f"{runs.assured:,}" if runs.assured else "too many"
@@ -238,16 +238,16 @@ def _of_runs(made: Plan) -> Iterator[Finding]:
             f"{runs.needed:,} runs of each of two settings, {who}, find a difference of {number(made.effect)} in "
             f"{made.table.objective_name} with a chance of {made.power:.0%}, on average over pilots like this one; "
             f"{assured} do in {ASSURANCE:.0%} of such pilots; {what} by {number(pilot.sd)} [{number(low)}, "
-            f"{number(high)}] ({pilot.runs} runs of {pilot.settings} setting{'s' if pilot.settings > 1 else ''}), and "
+            f"{number(high)}] ({pilot.runs} runs of {best} that were run more than once), and "
             f"{runs.as_if_known:,} would do if that were known"
         )
-        best = kind == made.cheapest
+        cheapest = kind == made.cheapest
         name = "paired runs" if kind == "paired" else "runs"
         wins = (
             "share the seeds: that takes fewer runs" if kind == "paired" else "sharing seeds does not take fewer runs"
         )
-        advice = wins if best and len(made.kinds) > 1 else ""
-        if best and runs.needed > 1.5 * runs.as_if_known:
+        advice = wins if cheapest and len(made.kinds) > 1 else ""
+        if cheapest and runs.needed > 1.5 * runs.as_if_known:
             advice += ("; " if advice else "") + "more runs in the pilot would lower the number"
         yield Finding(name, "note", evidence, advice)
 
@@ -309,7 +309,7 @@ def _of_doubts(made: Plan) -> Iterator[Finding]:
         yield Finding(
             "infeasible",
             "warning",
-            f"{made.infeasible:.0%} of the runs of settings that were run more than once are infeasible: the promise "
+            f"{made.infeasible:.0%} of the runs of the settings whose spread was taken are infeasible: the promise "
             f"is for those that are not, so that {made.started(made.cheapest):,} runs of each are to be started",
             "where settings differ in how often they diverge, compare these shares, not the means alone",
         )

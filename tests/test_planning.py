@@ -11,6 +11,7 @@ from harness.analysis.planning import (
     Noise,
     chance,
     chance_to_draw,
+    compared,
     expected_chance,
     noise,
     paired_noise,
@@ -103,12 +104,37 @@ def test_needed_is_the_smallest_number(effect, power, df, paired):
 
 def test_noise_is_pooled_over_settings():
     rng = np.random.default_rng(1)
-    codes = np.repeat(np.arange(30), 4)
-    pilot = noise(table(rng.standard_normal(120) + 10 * codes, codes))
-    assert (pilot.runs, pilot.settings, pilot.paired) == (120, 30, False)
-    assert pilot.sd == pytest.approx(1, abs=0.2)
-    assert pilot.df <= 2 / (2 / 90 + EXCESS / 120)
+    codes = np.repeat(np.arange(3), 5)
+    values = rng.standard_normal(15) + 10 * codes
+    pilot = noise(table(values, codes))
+    assert (pilot.runs, pilot.settings, pilot.paired) == (15, 3, False)
+    assert pilot.sd == pytest.approx(np.sqrt(values.reshape(3, 5).var(axis=1, ddof=1).mean()))
+    assert pilot.df <= 2 / (2 / 12 + EXCESS / 15)
     assert pilot.interval[0] < pilot.sd < pilot.interval[1]
+
+
+def test_the_spread_is_that_of_the_best_settings():
+    """Rates that are far too high spread more than any winner; a bad run does not rule its setting out."""
+    rng = np.random.default_rng(1)
+    codes = np.repeat(np.arange(20), 3)
+    values = 0.01 * rng.standard_normal(60) + 0.1 * codes
+    values[15:] += 5 * rng.random(45)
+    values[1] = 0.5  # the best setting's
+    pilot = table(values, codes)
+    assert compared(pilot).tolist() == [0, 1, 2, 3, 4]
+    assert noise(pilot).sd == pytest.approx(np.sqrt(values[:15].reshape(5, 3).var(axis=1, ddof=1).mean()))
+    paired = paired_noise(table(values, codes, np.tile(np.arange(3), 20)))
+    assert (paired.settings, paired.runs) == (6, 18)
+    assert compared(table(-values, codes)).tolist() != compared(pilot).tolist()
+
+
+@pytest.mark.parametrize("name", OUTCOMES)
+def test_picking_the_best_settings_does_not_understate_the_spread(name):
+    """Where 16 settings are all alike, luck alone picks; by their means, skewed outcomes would seem half as spread."""
+    rng, squares = np.random.default_rng(2), []
+    for outcomes in OUTCOMES[name](rng, (300, 48)):
+        squares.append(noise(table(outcomes, np.repeat(np.arange(16), 3))).sd ** 2)
+    assert 0.9 < np.mean(squares) < 1.8
 
 
 def test_what_seeds_share_is_taken_out_of_differences():
@@ -131,6 +157,14 @@ def test_blocks_are_settings_of_the_same_seeds():
     assert paired_noise(table(values[:2], [0, 1], [0, 0])) is None
     infeasible = np.where(np.arange(9) == 0, np.nan, values)
     assert paired_noise(table(infeasible, [0, 0, 1, 1, 2, 2, 2, 3, 3], seeds)) is None
+
+
+def test_copies_of_a_row_are_one_run():
+    values, seeds = np.random.default_rng(4).standard_normal(10), np.tile(np.arange(5), 2)
+    once = table(values, np.repeat([0, 1], 5), seeds)
+    twice = table(np.tile(values, 2), np.tile(np.repeat([0, 1], 5), 2), np.tile(seeds, 2))
+    assert noise(twice) == noise(once)
+    assert paired_noise(twice) == paired_noise(once)
 
 
 def test_without_repeated_runs_there_is_no_noise():
