@@ -96,7 +96,7 @@ def test_rates_ascend_evenly(scale):
 
 def test_the_constant_rate_is_evaluated_early_too():
     early = schedules.early_step("laptop")
-    assert early == LAPTOP.warmup_steps + LAPTOP.steps // 10
+    assert early == LAPTOP.warmup_steps + LAPTOP.steps // 20
     for study in EXPERIMENT.studies("laptop", False, {}):
         found = {place.trial.evaluation_steps for place in study.plan(0)}
         end = LAPTOP.steps + LAPTOP.warmup_steps

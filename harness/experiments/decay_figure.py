@@ -1,14 +1,15 @@
-"""The figure of `decay-schedules`: loss against base rate, early and at the end, training curves, fresh seeds."""
+"""The figure of `decay-schedules`: loss against base rate, training curves, fresh seeds, the constant rate early."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from harness.analysis.trial_table import at
+from harness.analysis.trial_table import at, paired_differences
 from harness.experiments.decay_schedules import (
     AVERAGED,
     CONSTANT,
@@ -24,7 +25,6 @@ from harness.experiments.decay_schedules import (
     loss,
     points_of,
 )
-from harness.figures.dots import draw_dots
 from harness.figures.loss_curves import LossSeries, draw_loss_curves
 from harness.figures.rate_sweep import RateSeries, draw_rate_sweep
 from harness.figures.style import COLOURS, MARKERS, panels, plain_log_ticks
@@ -59,18 +59,10 @@ def draw(records: Sequence[TrialRecord], scale: str) -> Figure:
         f"training loss at the best base rate of each\n(one seed, means over {_BINS} equal parts)",
     )
     axes[1].set_ylabel("training loss (nats)")
-    draw_dots(
-        axes[2],
-        {
-            f"{_LABELS[arm]}".replace(", ", ",\n"): [loss(t, scale) for t in better_of(records, arm, scale).values()]
-            for arm in judged
-        },
-        "final validation loss (nats)",
-        "fresh seeds at the better of the two best rates",
-    )
+    _draw_excess(axes[2], records, scale, judged)
     if not control:
         _draw_early(axes[3], records, scale)
-    for panel in (axes[0], axes[1], *axes[3:]):
+    for panel in (*axes[:2], *axes[3:]):
         panel.legend()
     return figure
 
@@ -103,6 +95,22 @@ def _training(records: Sequence[TrialRecord], arm: str, scale: str) -> LossSerie
     ends = np.cumsum([len(part) for part in parts])
     label = f"{_LABELS[arm]}, {point['learning_rate']:g}"
     return LossSeries(label, [ends], [np.array([part.mean() for part in parts])], _STYLES[arm][0])
+
+
+def _draw_excess(axes: Axes, records: Sequence[TrialRecord], scale: str, arms: Sequence[str]) -> None:
+    """Loss over that of linear decay, one dot a fresh seed, with the mean."""
+    linear = better_of(records, "linear", scale)
+    others = [arm for arm in arms if arm != "linear"]
+    for place, arm in enumerate(others):
+        excess = paired_differences(better_of(records, arm, scale), linear, partial(loss, scale=scale))
+        sideways = place + np.linspace(-0.15, 0.15, len(excess))
+        axes.plot(sideways, excess, _STYLES[arm][1], color=_STYLES[arm][0], markersize=4, alpha=0.7)
+        axes.plot([place - 0.25, place + 0.25], [excess.mean()] * 2, color="black", linewidth=1.5)
+        axes.annotate(f"{excess.mean():+.3f}", (place + 0.27, excess.mean()), va="center")
+    axes.axhline(0, color=_STYLES["linear"][0], linewidth=1)
+    axes.set_xticks(range(len(others)), [_LABELS[arm] for arm in others])
+    axes.set(xlim=(-0.5, len(others) - 0.3), ylabel="validation loss minus linear decay's (nats)")
+    axes.set_title("fresh seeds, each at the better of its two best rates\n(one dot a seed; bar: mean)")
 
 
 def _draw_early(axes: Axes, records: Sequence[TrialRecord], scale: str) -> None:
