@@ -1,0 +1,444 @@
+"""A sample of the validation set for periodic evaluations: how large, how long it lasts, what periods tell (L734-757).
+
+    playbook reproduce eval-sampling              about 3 minutes on 2 CPU cores
+    playbook reproduce eval-sampling --control    about 1 minute
+
+The playbook says: where the validation set is too large for periodic evaluations, sample it; performance on the sample
+has to agree with that on the whole set; the sample has to be small enough to be quick, and large enough to measure
+improvements, and to be used again and again without being fitted, which is rarely a concern in practice. And a metric
+that is periodic over the steps is the sign of a bug, such as training data that is not shuffled (L734). It has no
+figure. The picture to expect: the rank correlation of trials between sample and rest rises with the size of the sample
+along the curve that sampling error predicts; trials picked by a sample that was used in every round are as good on
+untouched test data as those picked by fresh samples; the validation error of unshuffled runs goes up and down with
+every epoch.
+
+*The stated size.* A trial's error on n examples scatters by at most p (1 - p) / n around the true one, so that it takes
+`harness.analysis.evaluation_sample.sample_size` examples for errors that correlate by `PLANNED_CORRELATION` with the
+true ones, given a typical error p and the spread between trials, both from pilots. `stated` of a scale is that number,
+to whole parts of the validation set. The claim asks for less, a rank correlation of `CORRELATION`, at this size and at
+its double, since ranks and a skewed spread are not what the formula is about.
+
+*Reuse.* Every unit is a search of its own in three rounds: 20 quasi-random trials, 10 in half the range of each
+hyperparameter around the winner, 10 in a quarter of it. One search picks its winners by one and the same sample
+throughout; the other has a fresh sample of the same size for every round, and its last pick is by a sample that no
+trial was ever chosen by. The first two rounds are common to both. Both winners are measured on the half of the
+validation examples that no sample is from.
+
+What `laptop` is: searches take a thousand trials, so that they train a fully connected network, 1,000 training examples
+of 8x8 `mnist5k`, a fifth of their labels random, and 4,000 held-out ones. The order of the data is judged on ResNet 8
+of width 8 with 1,000 clean examples, batch 50 and a constant rate, 10 evaluations an epoch; unshuffled means sorted by
+label. Overrides of the workload go to the ResNet.
+
+Settings come from pilot seeds, which no verdict uses; see `Settings`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from harness.analysis.evaluation_sample import rank_correlation, regret
+from harness.analysis.training_curves import check_curves
+from harness.analysis.trial_table import at
+from harness.experiments.experiment import Experiment
+from harness.experiments.verdict import Judgement, every, larger, no_worse, same, share_above, share_below
+from harness.records import Claim, Curve, TrialRecord, Verdict
+from harness.search.samplers import sample
+from harness.search.space import Hyperparameter, Space
+from harness.studies.study import Arm, Study
+from workloads.workload import configure, workload_scale
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+PLANNED_CORRELATION = 0.95
+"""Between errors on a sample of the stated size and true errors, by its formula."""
+
+CORRELATION = 0.9
+"""Rank correlation with the rest of the validation set that a sample has to exceed."""
+
+REGRET = 0.25
+"""Of the spread between trials: what the sample's winner may lose on the rest against the rest's own winner."""
+
+MOST, FEW = 0.5, 0.3
+"""Shares of runs: most unshuffled ones have to be flagged, and few shuffled ones."""
+
+EVALUATIONS_PER_EPOCH = 10
+
+WIDTHS = (0.5, 0.25)
+"""Share of the range of each hyperparameter, on its scale, that the second and the third round search."""
+
+SPACE = Space(
+    (
+        Hyperparameter("learning_rate", 1e-3, 10.0, "log"),
+        Hyperparameter("momentum", 0.0, 0.99, "reverse_log"),
+        Hyperparameter("weight_decay", 1e-6, 1.0, "log"),
+        Hyperparameter("label_smoothing", 0.0, 0.4),
+    )
+)
+"""Broad, as in an early round; the space of `study-variance`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Of a scale; `laptop` is chosen on pilots.
+
+    Attributes:
+      searched: name and scale of the workload of the searches.
+      searched_fields: its fields that are set.
+      part: examples per evaluation batch of theirs; samples are of whole batches.
+      stated: examples of the sample; three samples fit into half of the validation set.
+      units: searches.
+      first: trials of the first round.
+      later: trials of each later one.
+      shared: the one setting of the control.
+      spread: robust standard deviation of errors between trials of the first round.
+      trial_sd: standard deviation of the error of one setting over seeds.
+      ordered: name and scale of the workload whose order of data is judged.
+      ordered_fields: its fields that are set.
+      batch_size: of it.
+      examples: its training examples; the batch size times the evaluations per epoch divides them.
+      epochs: of it.
+      rate: its constant rate.
+      runs: seeds of either order.
+    """
+
+    searched: tuple[str, str]
+    searched_fields: Mapping[str, Any]
+    part: int
+    stated: int
+    units: int
+    first: int
+    later: int
+    shared: Mapping[str, float]
+    spread: float
+    trial_sd: float
+    ordered: tuple[str, str]
+    ordered_fields: Mapping[str, Any]
+    batch_size: int
+    examples: int
+    epochs: int
+    rate: float
+    runs: int
+
+
+_NOISY = {"training_examples": 1000, "label_noise": 0.2}
+_GOOD = {"learning_rate": 0.1, "momentum": 0.9, "weight_decay": 5e-3, "label_smoothing": 0.3}
+_DIGITS = {"dataset": "mnist5k", "side": 8, "training_examples": 1000}
+
+SETTINGS = {
+    "smoke": Settings(
+        searched=("mlp", "smoke"),
+        searched_fields={**_NOISY, "validate_on_rest": True},
+        part=50,
+        stated=400,
+        units=2,
+        first=3,
+        later=2,
+        shared=_GOOD,
+        spread=0.05,
+        trial_sd=0.005,
+        ordered=("resnet", "smoke"),
+        ordered_fields=_DIGITS,
+        batch_size=100,
+        examples=1000,
+        epochs=1,
+        rate=0.1,
+        runs=2,
+    ),
+    "laptop": Settings(
+        searched=("mlp", "laptop"),
+        searched_fields={**_NOISY, "validate_on_rest": True},
+        part=50,
+        stated=400,
+        units=20,
+        first=20,
+        later=10,
+        shared=_GOOD,
+        spread=0.05,
+        trial_sd=0.005,
+        ordered=("resnet", "laptop"),
+        ordered_fields=_DIGITS,
+        batch_size=50,
+        examples=1000,
+        epochs=16,
+        rate=0.1,
+        runs=16,
+    ),
+}
+
+_SIZES = (1, 2)
+"""Samples that are judged, in units of the stated size."""
+
+AGREES = Claim(
+    "eval.sample-agrees",
+    "From the stated size on, a random sample of the validation set ranks trials as the rest of the set does.",
+    f"At the stated size and at its double, over searches of {SPACE and 20} trials: lower limit of the mean rank "
+    f"correlation of trials' errors, sample against rest, above {CORRELATION}; and upper limit of the regret on the "
+    f"rest of the sample's winner under {REGRET} of the spread between trials.",
+)
+ADAPTIVE = Claim(
+    "eval.adaptive-overfitting-small",
+    "To pick by one sample again and again costs little on fresh test data.",
+    "Upper limit of the paired difference in test error, the winner of a search of three rounds that reuses one sample "
+    "minus the winner of a search with a fresh sample for each round, under the trial standard deviation.",
+)
+PERIODIC = Claim(
+    "eval.periodicity-finds-bugs",
+    "Training data that is not shuffled shows as a period of one epoch in the validation error.",
+    f"By exact 95% intervals, share of unshuffled runs above {MOST} whose validation error is periodic and repeats "
+    f"itself every epoch, and share of shuffled runs below {FEW} that are called periodic at all, by "
+    "`harness.analysis.training_curves`.",
+)
+CONTROL = Claim(
+    "eval.control-same",
+    "Where all trials share a setting, the sample's winner is no better on the rest than the others are.",
+    "90% interval of the difference in error on the rest, mean of a search's trials minus winner on the sample of the "
+    "stated size, within plus or minus the trial standard deviation.",
+)
+
+_PER_UNIT = 1000  # replicates that a unit's trials take their seeds from
+
+
+class _Searches:
+    """A maker of the studies of one trial that searches consist of."""
+
+    def __init__(self, scale: str):
+        self._settings = SETTINGS[scale]
+        self._size = workload_scale(*self._settings.searched)
+
+    def round(self, name: str, unit: int, start: int, points: Sequence[Mapping[str, float]]) -> list[Study]:
+        """A round of a unit: every trial with seeds of its own, on the split of the unit.
+
+        Args:
+          name: of the round; `name-unit` is that of its studies.
+          unit: number of the unit.
+          start: trials of the unit that come before, in any round.
+          points: of the trials.
+        """
+        size, settings = self._size, self._settings
+        return [
+            Study(
+                name=f"{name}-{unit}",
+                workload=configure(size.workload, settings.searched_fields),
+                arms=(Arm("search", seeds_of={"split": [unit]}),),
+                points=[point],
+                replicates=[unit * _PER_UNIT + start + index],
+                hyperparameters=size.hyperparameters,
+                batch_size=size.batch_size,
+                steps=size.steps,
+                evaluation_batch_size=settings.part,
+                optimizer=size.optimizer,
+                schedule="cosine",
+                fields={"evaluation_by_batch": True},
+            )
+            for index, point in enumerate(points)
+        ]
+
+
+def _studies(scale: str, control: bool, overrides: Mapping[str, str]) -> list[Study]:
+    """The first round of every search, and the runs whose order is judged."""
+    settings, searches = SETTINGS[scale], _Searches(scale)
+    studies = []
+    for unit in range(settings.units):
+        points = sample(SPACE, "halton", unit, settings.first)
+        studies += searches.round("first", unit, 0, [settings.shared] * settings.first if control else points)
+    return studies if control else [*studies, _order_study(scale, overrides)]
+
+
+def _order_study(scale: str, overrides: Mapping[str, str]) -> Study:
+    settings = SETTINGS[scale]
+    size = workload_scale(*settings.ordered)
+    epoch = settings.examples // settings.batch_size
+    return Study(
+        name="order",
+        workload=configure(configure(size.workload, settings.ordered_fields), overrides),
+        arms=(Arm("unshuffled", fields={"shuffled": False}), Arm("shuffled")),
+        points=[{"learning_rate": settings.rate, "warmup_steps": 0}],
+        replicates=range(settings.runs),
+        hyperparameters=size.hyperparameters,
+        batch_size=settings.batch_size,
+        steps=epoch * settings.epochs,
+        evaluation_batch_size=size.evaluation_batch_size,
+        evaluation_steps=range(0, epoch * settings.epochs, epoch // EVALUATIONS_PER_EPOCH),
+        optimizer=size.optimizer,
+        schedule="constant",
+    )
+
+
+def _second_round(
+    records: Sequence[TrialRecord], scale: str, control: bool, overrides: Mapping[str, str]
+) -> list[Study]:
+    """Around the winner of the first round, common to both searches of a unit: their first sample is the same."""
+    return [] if control else _narrowed_rounds(records, scale, {"second": 0}, ("first",), WIDTHS[0])
+
+
+def _third_round(
+    records: Sequence[TrialRecord], scale: str, control: bool, overrides: Mapping[str, str]
+) -> list[Study]:
+    """Around the winner so far by the sample used before, and by a fresh one."""
+    return [] if control else _narrowed_rounds(records, scale, {"reused": 0, "fresh": 1}, ("first", "second"), WIDTHS[1])
+
+
+def _narrowed_rounds(
+    records: Sequence[TrialRecord], scale: str, picks: Mapping[str, int], rounds: Sequence[str], width: float
+) -> list[Study]:
+    """A round of each name, around the winner of the rounds before by the sample of its number."""
+    settings, searches = SETTINGS[scale], _Searches(scale)
+    studies = []
+    for unit in range(settings.units):
+        before = trials_of(records, unit, rounds)
+        for order, (name, number) in enumerate(picks.items()):
+            best = before[int(np.argmin(sample_errors(before, settings, number)))]
+            space = narrowed({axis: best.hyperparameters[axis] for axis in SPACE}, width)
+            start = settings.first + settings.later * (len(rounds) - 1 + order)
+            points = sample(space, "halton", _PER_UNIT * len(rounds) + unit, settings.later)
+            studies += searches.round(name, unit, start, points)
+    return studies
+
+
+def narrowed(point: Mapping[str, float], width: float) -> Space:
+    """The part of `SPACE` around a point that has a share of each range, on its scale, cut off at the ends."""
+    axes = []
+    for axis in SPACE.hyperparameters:
+        middle = axis.to_unit(min(max(point[axis.name], axis.low), axis.high))
+        low, high = max(middle - width / 2, 0.0), min(middle + width / 2, 1.0)
+        axes.append(Hyperparameter(axis.name, axis.from_unit(low), axis.from_unit(high), axis.scale))
+    return Space(tuple(axes))
+
+
+def trials_of(records: Sequence[TrialRecord], unit: int, rounds: Sequence[str]) -> list[TrialRecord]:
+    """The trials of a unit's rounds, in the order in which they were planned."""
+    names = {f"{name}-{unit}" for name in rounds}
+    return sorted((record for record in records if record.study in names), key=lambda record: record.replicate)
+
+
+def part_errors(trials: Sequence[TrialRecord]) -> np.ndarray:
+    """Errors of the last evaluation by part of the validation set, chance where infeasible, (trials, parts)."""
+    found = [trial.curves["evaluation_error_by_batch"] for trial in trials if trial.status == "complete"]
+    parts = len(found[0]) if found else 1
+    errors = np.full((len(trials), parts), 0.9)
+    errors[[trial.status == "complete" for trial in trials]] = found
+    return errors
+
+
+def sample_errors(trials: Sequence[TrialRecord], settings: Settings, number: int) -> np.ndarray:
+    """Errors on one of the disjoint samples of the stated size, (trials,)."""
+    size = settings.stated // settings.part
+    return part_errors(trials)[:, number * size : (number + 1) * size].mean(axis=1)
+
+
+def test_errors(trials: Sequence[TrialRecord]) -> np.ndarray:
+    """Errors on the second half of the validation set, which no sample is from, (trials,)."""
+    errors = part_errors(trials)
+    return errors[:, errors.shape[1] // 2 :].mean(axis=1)
+
+
+def agreement(records: Sequence[TrialRecord], scale: str, examples: int) -> tuple[np.ndarray, np.ndarray]:
+    """How a sample of the first parts ranks the trials of the first round against the rest of the validation set.
+
+    Args:
+      records: of the first round.
+      scale: one of `SETTINGS`.
+      examples: of the sample.
+
+    Returns:
+      Rank correlation and regret, in units of the spread between trials, of each unit, float64 (units,).
+    """
+    settings = SETTINGS[scale]
+    size = examples // settings.part
+    found = []
+    for unit in range(settings.units):
+        errors = part_errors(trials_of(records, unit, ("first",)))
+        sampled, rest = errors[:, :size].mean(axis=1), errors[:, size:].mean(axis=1)
+        found.append((rank_correlation(sampled, rest), regret(sampled, rest) / settings.spread))
+    correlations, regrets = np.array(found).T
+    return correlations, regrets
+
+
+def winners(records: Sequence[TrialRecord], scale: str) -> dict[str, np.ndarray]:
+    """Test error of both searches' last picks, and what each showed on the sample that it was picked by, (units,)."""
+    settings = SETTINGS[scale]
+    found: dict[str, list[float]] = {name: [] for name in ("reused", "fresh", "reused sample", "fresh sample")}
+    for unit in range(settings.units):
+        for name, number in (("reused", 0), ("fresh", 2)):
+            trials = trials_of(records, unit, ("first", "second", name))
+            shown = sample_errors(trials, settings, number)
+            best = int(np.argmin(shown))
+            found[name].append(test_errors(trials)[best])
+            found[f"{name} sample"].append(shown[best])
+    return {name: np.array(values) for name, values in found.items()}
+
+
+def flagged(trial: TrialRecord) -> tuple[bool, bool]:
+    """Whether the validation error is called periodic, and whether it then repeats itself every epoch.
+
+    A curve that repeats itself every epoch is made of waves of an epoch and of whole parts of it, the tallest of which
+    is found; a tenth allows for the resolution of the periodogram.
+    """
+    steps, errors = (trial.curves[f"evaluation_{name}"][1:] for name in ("step", "error"))
+    checks = check_curves([Curve(steps, errors)])[0]
+    if checks is None or not checks.periodic:
+        return False, False
+    waves = EVALUATIONS_PER_EPOCH / checks.period
+    return True, round(waves) >= 1 and abs(waves - round(waves)) <= 0.1
+
+
+def _judge(records: Sequence[TrialRecord], scale: str, control: bool) -> list[tuple[Claim, Judgement]]:
+    settings = SETTINGS[scale]
+    parts = []
+    for times in _SIZES:
+        correlations, regrets = agreement(records, scale, times * settings.stated)
+        parts += [larger(correlations, CORRELATION, PLANNED_CORRELATION), no_worse(regrets, REGRET, 0.0)]
+    agrees = every(*parts)
+    if control:
+        return [(AGREES, agrees), (CONTROL, same(_gains(records, scale), settings.trial_sd))]
+    picked = winners(records, scale)
+    orders = {arm: [flagged(trial) for trial in at(records, arm).values()] for arm in ("unshuffled", "shuffled")}
+    periodic = every(
+        share_above(sum(epoch for _, epoch in orders["unshuffled"]), settings.runs, MOST, 1.0),
+        share_below(sum(any_period for any_period, _ in orders["shuffled"]), settings.runs, FEW, 0.0),
+    )
+    return [
+        (AGREES, agrees),
+        (ADAPTIVE, no_worse(picked["reused"] - picked["fresh"], settings.trial_sd, 0.0)),
+        (PERIODIC, periodic),
+    ]
+
+
+def _gains(records: Sequence[TrialRecord], scale: str) -> np.ndarray:
+    """Mean error on the rest of a search's trials less that of the sample's winner, (units,)."""
+    settings = SETTINGS[scale]
+    size = settings.stated // settings.part
+    gains = []
+    for unit in range(settings.units):
+        errors = part_errors(trials_of(records, unit, ("first",)))
+        rest = errors[:, size:].mean(axis=1)
+        gains.append(rest.mean() - rest[np.argmin(errors[:, :size].mean(axis=1))])
+    return np.array(gains)
+
+
+def _draw(records: Sequence[TrialRecord], verdicts: Sequence[Verdict], scale: str) -> Figure:
+    from harness.experiments.eval_sampling_figure import draw
+
+    return draw(records, scale)
+
+
+EXPERIMENT = Experiment(
+    name="eval-sampling",
+    title="A sample of the validation set: how large, how often it can be used, and what a period in the curve tells",
+    source="choosing a sample for periodic evaluation",
+    figure="Rank correlation of trials' errors between a sample and the rest of the validation set, and regret of the "
+    "sample's winner, against the size of the sample; test error of winners picked by a reused and by fresh samples, "
+    "beside what the samples showed; validation error of runs on unshuffled and on shuffled data.",
+    claims=(AGREES, ADAPTIVE, PERIODIC),
+    control="All trials of a search share one setting, so that there is nothing to rank: the main claim is contradicted "
+    "or undecided, and the sample's winner is no better on the rest than the others.",
+    studies=_studies,
+    judge=_judge,
+    draw=_draw,
+    follow_ups=(_second_round, _third_round),
+)
