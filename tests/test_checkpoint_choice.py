@@ -29,5 +29,5 @@ def test_on_equally_good_checkpoints_the_gain_is_0_on_average_and_on_one_set_it_
 
 @pytest.mark.parametrize("bad", [np.zeros((3, 1)), np.zeros(4), np.zeros((0, 2)), np.array([[0.1, np.nan]])])
 def test_what_cannot_be_halved_is_refused(bad):
-    with pytest.raises(ValueError, match="expected|finite"):
+    with pytest.raises(ValueError, match=r"expected|finite"):
         choice_gain(bad)

@@ -280,7 +280,9 @@ def _third_round(
     records: Sequence[TrialRecord], scale: str, control: bool, overrides: Mapping[str, str]
 ) -> list[Study]:
     """Around the winner so far by the sample used before, and by a fresh one."""
-    return [] if control else _narrowed_rounds(records, scale, {"reused": 0, "fresh": 1}, ("first", "second"), WIDTHS[1])
+    return (
+        [] if control else _narrowed_rounds(records, scale, {"reused": 0, "fresh": 1}, ("first", "second"), WIDTHS[1])
+    )
 
 
 def _narrowed_rounds(
