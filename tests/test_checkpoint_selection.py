@@ -132,7 +132,7 @@ def test_chosen_rates_are_trained_on_fresh_seeds_without_and_with_decay():
     for study, rate in ((LOW, low), (HIGH, high)):
         found = [r for r in records if r.study == study]
         assert {(r.arm, r.hyperparameters["learning_rate"]) for r in found} == {(NO_DECAY, rate), (DECAY, rate)}
-        assert len({r.seeds["init"] for r in found}) == SETTING.judged
+        assert len({r.seeds["init"] for r in found}) == SETTING.fresh
         assert swept.isdisjoint(r.seeds["init"] for r in found)
 
 

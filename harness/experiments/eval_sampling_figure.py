@@ -1,4 +1,4 @@
-"""The figure of `eval-sampling`: what a sample's size buys, what its reuse costs, and curves with and without shuffling."""
+"""The figure of `eval-sampling`: what the size of a sample buys, what its reuse costs, and unshuffled curves."""
 
 from __future__ import annotations
 
