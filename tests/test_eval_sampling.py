@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from harness.analysis.evaluation_sample import sample_size
+from harness.analysis.evaluation_sample import rank_correlation, sample_size
 from harness.experiments.eval_sampling import (
     CORRELATION,
     EVALUATIONS_PER_EPOCH,
@@ -16,6 +16,7 @@ from harness.experiments.eval_sampling import (
     SETTINGS,
     SPACE,
     WIDTHS,
+    fisher_z,
     flagged,
     narrowed,
     part_errors,
@@ -233,21 +234,27 @@ RNG = np.random.default_rng(0)
 NULL = 100  # experiments; the docstring has 2,000
 
 
-def skewed(mean, sd):
-    """Values of a unit each, skewed to the left as correlations are, (units,)."""
-    return mean + sd * (1 - RNG.exponential(size=SETTING.units))
+@functools.cache
+def correlations(noise):
+    """Fisher z of rank correlations of 20 skewed errors with themselves and noise, (4000,)."""
+    truth = RNG.exponential(size=(4000, SETTING.first))
+    found = [rank_correlation(t, t + noise * RNG.normal(size=t.shape)) for t in truth]
+    return fisher_z(np.array(found))
 
 
 def test_rules_keep_their_level_at_their_edges():
-    runs, wrong = SETTING.runs, Counter()
+    runs, units, wrong = SETTING.runs, SETTING.units, Counter()
+    z = correlations(0.3)
+    certain = larger(fisher_z(np.full(units, 0.99)), fisher_z(CORRELATION))
     for _ in range(NULL):
-        certain = larger(skewed(0.99, 0.001), CORRELATION)
-        wrong["agrees"] += every(larger(skewed(CORRELATION, 0.03), CORRELATION), certain).p_for <= 0.05
-        tied = SETTING.trial_sd + 0.008 * np.round(2 * RNG.normal(size=SETTING.units)) / 2
-        wrong["adaptive"] += no_worse(tied, SETTING.trial_sd).p_for <= 0.05
+        edge = larger(RNG.choice(z, units) - z.mean() + fisher_z(CORRELATION), fisher_z(CORRELATION))
+        wrong["ranks"] += every(edge, certain, share_above(units, units, MOST)).p_for <= 0.05
+        wrong["regret"] += every(share_above(int(RNG.binomial(units, MOST)), units, MOST), certain).p_for <= 0.05
+        tied = SETTING.trial_sd + 0.008 * np.round(2 * RNG.normal(size=units)) / 2
+        wrong["reuse"] += no_worse(tied, SETTING.trial_sd).p_for <= 0.05
         edge = share_above(int(RNG.binomial(runs, MOST)), runs, MOST)
-        wrong["periodic"] += every(edge, share_below(0, runs, FEW)).p_for <= 0.05
-    assert max(wrong.values()) / NULL < 0.05 + 4 * np.sqrt(0.025 / NULL)
+        wrong["order"] += every(edge, share_below(0, runs, FEW)).p_for <= 0.05
+    assert max(wrong.values()) / NULL < 0.025 + 4 * np.sqrt(0.025 / NULL)
 
 
 @pytest.mark.parametrize("control", [False, True])

@@ -95,6 +95,10 @@ class Settings:
     place of one that decays, the rate chosen with decay is .0316, the one without .01, and that is hardly worse with
     decay (.285 against .265, 2 seeds).
 
+    Null calibration, 2,000 simulated experiments a row: where all 40 checkpoints are equally good (an error of .05, a
+    tenth of the seeds diverged) the choice is found to gain in 2.2% and to lose in 3%; of paired differences at a
+    threshold, of normal, bimodal and tied shape, 12 and 16 seeds, 1.2 to 2.8% pass it; 2.5% are allowed.
+
     Attributes:
       clean: task of the arms that do not overfit.
       noisy: task that is overfitted.

@@ -64,7 +64,7 @@ REGRET = 0.25
 """Of the spread between trials: what the sample's winner may lose on the rest against the rest's own winner."""
 
 MOST, FEW = 0.5, 0.3
-"""Shares of runs: most unshuffled ones have to be flagged, and few shuffled ones."""
+"""Shares of searches, and of runs: most unshuffled ones have to be flagged, and few shuffled ones."""
 
 EVALUATIONS_PER_EPOCH = 5
 
@@ -88,6 +88,23 @@ SPACE = Space(
 @dataclasses.dataclass(frozen=True)
 class Settings:
     """Of a scale; `laptop` is chosen on pilots.
+
+    The pilots, on the pilot range of seed 0. Five searches of 20 trials: robust spread (interquartile range over 1.349)
+    .036 to .066, .045 on average, median error .174, which gives 657 examples, to whole parts 650. Rank correlation of
+    a sample with the rest, mean over 50 random samples and the five searches: .74 with 50 examples, .82 with 100, .88
+    with 200, .92 with 400, .94 with 800, .96 with 1,600; regret of its winner .012, .010, .006, .005, .003 and .004.
+    The formula is on the safe side: an example's part in a trial's sampling error that other trials do not share has a
+    variance of .08, not p (1 - p) = .14. Trial standard deviation of a good setting, 16 seeds: .0049.
+
+    Sorted by label, ResNet, 2 seeds each: a rate of .003 is flagged with a period of 4.97 evaluations in both, .01 in
+    both with half of that. It flips with the rate and the number of epochs: over 16 epochs of 20 steps one of two seeds
+    is flagged at .0316, and one of two at .1, where training has failed and the error moves without a rhythm. The fully
+    connected network the same: 3 of 3 flagged at .003, 2 of 3 at .01, 1 of 3 at .03, none at .1 (40 epochs of 10
+    steps).
+
+    Null calibration, 2,000 simulated experiments a row: with the mean Fisher z at its threshold (ranks of normal,
+    exponential and lognormal errors with noise) the main claim is met in 2.6 to 2.8%, on plain correlations it would be
+    in 5.6 to 6.2%; shares at their thresholds in .4 to 1.2%; 2.5% are allowed.
 
     Attributes:
       searched: name and scale of the workload of the searches.
@@ -180,9 +197,10 @@ _SIZES = (1, 2)
 AGREES = Claim(
     "eval.sample-agrees",
     "From the stated size on, a random sample of the validation set ranks trials as the rest of the set does.",
-    f"At the stated size and at its double, over searches: lower limit of the mean rank "
-    f"correlation of trials' errors, sample against rest, above {CORRELATION}; and upper limit of the regret on the "
-    f"rest of the sample's winner under {REGRET} of the spread between trials.",
+    f"At the stated size and at its double, over searches: lower limit of the mean Fisher z of the rank correlation of "
+    f"trials' errors, sample against rest, above that of a correlation of {CORRELATION}; and by an exact 95% interval, "
+    f"share of searches above {MOST} in which the sample's winner loses on the rest at most {REGRET} of the spread "
+    "between trials against the rest's own winner.",
 )
 ADAPTIVE = Claim(
     "eval.adaptive-overfitting-small",
@@ -200,8 +218,8 @@ PERIODIC = Claim(
 CONTROL = Claim(
     "eval.control-same",
     "Where all trials share a setting, the sample's winner is no better than the others once it is trained again.",
-    f"90% interval of the paired difference in error on the examples outside of the sample, winner trained again {AGAIN} "
-    "times minus mean of its search, within plus or minus the trial standard deviation.",
+    f"90% interval of the paired difference in error outside of the sample, winner trained again {AGAIN} times minus "
+    "mean of its search, within plus or minus the trial standard deviation.",
 )
 
 _CHANCE = 0.9  # error of guessing one of ten digits
@@ -368,6 +386,15 @@ def agreement(records: Sequence[TrialRecord], scale: str, examples: int) -> tupl
     return correlations, regrets
 
 
+def fisher_z(correlation: np.ndarray | float) -> np.ndarray:
+    """Fisher's z of correlations, which spreads near evenly to both sides, as the sign-flip test wants it.
+
+    Correlations near 1 are skewed to lower values: with the correlations themselves the rule of the main claim would be
+    met too often at its threshold. A perfect one counts as .9999.
+    """
+    return np.arctanh(np.clip(correlation, -0.9999, 0.9999))
+
+
 def winners(records: Sequence[TrialRecord], scale: str) -> dict[str, np.ndarray]:
     """Test error of both searches' last picks, and what each showed on the sample that it was picked by, (units,)."""
     settings = SETTINGS[scale]
@@ -401,7 +428,8 @@ def _judge(records: Sequence[TrialRecord], scale: str, control: bool) -> list[tu
     parts = []
     for times in _SIZES:
         correlations, regrets = agreement(records, scale, times * settings.stated)
-        parts += [larger(correlations, CORRELATION, PLANNED_CORRELATION), no_worse(regrets, REGRET, 0.0)]
+        parts.append(larger(fisher_z(correlations), float(fisher_z(CORRELATION)), float(fisher_z(PLANNED_CORRELATION))))
+        parts.append(share_above(int(np.sum(regrets <= REGRET)), len(regrets), MOST, 1.0))
     agrees = every(*parts)
     if control:
         return [(AGREES, agrees), (CONTROL, same(_retrained(records, scale), settings.trial_sd))]
