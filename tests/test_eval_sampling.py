@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from harness.analysis.evaluation_sample import rank_correlation, sample_size
+from harness.analysis.evaluation_sample import fisher_z, rank_correlation, sample_size
 from harness.experiments.eval_sampling import (
     CORRELATION,
     EVALUATIONS_PER_EPOCH,
@@ -13,21 +13,20 @@ from harness.experiments.eval_sampling import (
     FEW,
     MOST,
     PLANNED_CORRELATION,
+    flagged,
+)
+from harness.experiments.experiment import SCALES
+from harness.experiments.sampled_searches import (
     SETTINGS,
     SPACE,
     WIDTHS,
-    fisher_z,
-    flagged,
     narrowed,
     part_errors,
     sample_errors,
     trials_of,
     winners,
 )
-from harness.experiments.eval_sampling import (
-    test_errors as errors_of_test,
-)
-from harness.experiments.experiment import SCALES
+from harness.experiments.sampled_searches import test_errors as errors_of_test
 from harness.experiments.verdict import every, judge, larger, no_worse, share_above, share_below
 from harness.figures.style import save
 from harness.records import TrialRecord

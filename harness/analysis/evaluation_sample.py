@@ -53,3 +53,12 @@ def regret(sample: np.ndarray, rest: np.ndarray) -> float:
       At least 0, in units of the errors.
     """
     return float(rest[np.argmin(sample)] - np.min(rest))
+
+
+def fisher_z(correlation: np.ndarray | float) -> np.ndarray:
+    """Fisher's z of correlations, which spreads near evenly to both sides, as the sign-flip test wants it.
+
+    Correlations near 1 are skewed to lower values: with the correlations themselves the rule of the main claim would be
+    met too often at its threshold. A perfect one counts as .9999.
+    """
+    return np.arctanh(np.clip(correlation, -0.9999, 0.9999))

@@ -9,17 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from harness.analysis.trial_table import at
-from harness.experiments.eval_sampling import (
-    CORRELATION,
-    EVALUATIONS_PER_EPOCH,
-    REGRET,
-    SETTINGS,
-    agreement,
-    flagged,
-    part_errors,
-    trials_of,
-    winners,
-)
+from harness.experiments.eval_sampling import CORRELATION, EVALUATIONS_PER_EPOCH, REGRET, agreement, flagged
+from harness.experiments.sampled_searches import SETTINGS, part_errors, trials_of, winners
 from harness.figures.differences import draw_differences
 from harness.figures.style import COLOURS, panels, plain_log_ticks
 from harness.records import TrialRecord
