@@ -135,7 +135,9 @@ def test_orders_differ_in_the_order_alone():
 
 def test_later_rounds_search_around_the_winner_by_their_sample():
     records = as_claimed()
-    assert len({r.seeds["init"] for r in records if r.study != "order"}) == SETTING.units * 50
+    assert len({r.seeds["init"] for r in records if r.study != "order"}) == SETTING.units * (
+        SETTING.first + 3 * SETTING.later
+    )
     for name, number, before, width in (
         ("second", 0, ("first",), WIDTHS[0]),
         ("reused", 0, ("first", "second"), WIDTHS[1]),

@@ -18,8 +18,8 @@ true ones, given a typical error p and the spread between trials, both from pilo
 to whole parts of the validation set. The claim asks for less, a rank correlation of `CORRELATION`, at this size and at
 its double, since ranks and a skewed spread are not what the formula is about.
 
-*Reuse.* Every unit is a search of its own in three rounds: 20 quasi-random trials, 10 in half the range of each
-hyperparameter around the winner, 10 in a quarter of it. One search picks its winners by one and the same sample
+*Reuse.* Every unit is a search of its own in three rounds: 20 quasi-random trials, 8 in half the range of each
+hyperparameter around the winner, 8 in a quarter of it. One search picks its winners by one and the same sample
 throughout; the other has a fresh sample of the same size for every round, and its last pick is by a sample that no
 trial was ever chosen by. The first two rounds are common to both. Both winners are measured on the half of the
 validation examples that no sample is from.
@@ -27,7 +27,8 @@ validation examples that no sample is from.
 What `laptop` is: searches take a thousand trials, so that they train a fully connected network, 1,000 training examples
 of 8x8 `mnist5k`, a fifth of their labels random, and 4,000 held-out ones. The order of the data is judged on ResNet 8
 of width 8 with 1,000 clean examples, batch 100, a low constant rate and 5 evaluations an epoch; unshuffled means sorted
-by label. Overrides of the workload go to the ResNet.
+by label. Points of the searches are the same for every seed of the experiment; initialisation, order and split are
+not. Overrides of the workload go to the ResNet.
 
 Settings come from pilot seeds, which no verdict uses; see `harness.experiments.sampled_searches.Settings`.
 """
