@@ -106,7 +106,7 @@ def as_claimed():
 
 
 def test_the_stated_size_is_that_of_the_formula():
-    wanted = sample_size(0.174, SETTING.spread, PLANNED_CORRELATION)
+    wanted = sample_size(SETTING.error, SETTING.spread, PLANNED_CORRELATION)
     assert abs(SETTING.stated - wanted) < SETTING.part
     assert 3 * SETTING.stated <= PARTS * SETTING.part / 2
 

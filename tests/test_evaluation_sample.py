@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.analysis.evaluation_sample import rank_correlation, regret, sample_size
+from harness.analysis.evaluation_sample import planned_correlation, rank_correlation, regret, sample_size
 
 
 @given(st.lists(st.integers(-5, 5), min_size=3, max_size=30), st.integers(0, 1000))
@@ -29,9 +29,9 @@ def test_regret_by_hand():
 @pytest.mark.parametrize(("error", "spread", "correlation"), [(0.1, 0.05, 0.9), (0.3, 0.08, 0.95), (0.174, 0.045, 0.8)])
 def test_errors_on_a_sample_of_that_size_correlate_so(error, spread, correlation):
     # Every trial on examples of its own: the variance that the formula allows for.
+    size = sample_size(error, spread, correlation)
     generator = np.random.default_rng(0)
     truth = np.clip(error + spread * generator.normal(size=40_000), 0.001, 0.999)
-    sampled = generator.binomial(sample_size(error, spread, correlation), truth) / sample_size(
-        error, spread, correlation
-    )
+    sampled = generator.binomial(size, truth) / size
     assert np.corrcoef(truth, sampled)[0, 1] == pytest.approx(correlation, abs=0.02)
+    assert planned_correlation(error, spread, size - 1) < correlation <= planned_correlation(error, spread, size)

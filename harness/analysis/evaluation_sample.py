@@ -9,16 +9,30 @@ import numpy as np
 from harness.analysis.rank_tests import ranks
 
 
-def sample_size(error: float, spread: float, correlation: float) -> int:
-    """Smallest sample whose errors correlate with the true ones of trials as well as asked for.
+def planned_correlation(error: float, spread: float, examples: int) -> float:
+    """Correlation over trials between errors on a sample and true errors, at least.
 
     A trial's error on n examples is its true error and a sampling error of variance at most error (1 - error) / n, so
-    that the correlation over trials is 1 / sqrt(1 + error (1 - error) / (n spread^2)). It errs on the large side: what
-    makes an example hard for every trial moves all of them together, and costs no ranking.
+    that the correlation is at least 1 / sqrt(1 + error (1 - error) / (n spread^2)). What makes an example hard for
+    every trial moves all of them together, and costs no ranking.
 
     Args:
       error: typical error of the trials, in (0, 1).
       spread: standard deviation of their true errors, above 0.
+      examples: of the sample.
+
+    Returns:
+      0 to 1.
+    """
+    return 1 / math.sqrt(1 + error * (1 - error) / (examples * spread**2))
+
+
+def sample_size(error: float, spread: float, correlation: float) -> int:
+    """Smallest sample whose `planned_correlation` is as high as asked for.
+
+    Args:
+      error: as `planned_correlation`.
+      spread: as `planned_correlation`.
       correlation: to reach, in (0, 1).
 
     Returns:

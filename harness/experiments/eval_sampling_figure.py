@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from harness.analysis.evaluation_sample import planned_correlation
 from harness.analysis.trial_table import at
 from harness.experiments.eval_sampling import CORRELATION, EVALUATIONS_PER_EPOCH, REGRET, agreement, flagged
 from harness.experiments.sampled_searches import SETTINGS, part_errors, trials_of, winners
@@ -45,6 +46,9 @@ def draw(records: Sequence[TrialRecord], scale: str) -> Figure:
         panel.set_title(f"{name}\n(one thin line a search of {settings.first} trials)")
         panel.legend()
         plain_log_ticks(panel.xaxis)
+    planned = [planned_correlation(settings.error, settings.spread, size) for size in sizes]
+    axes[0].plot(sizes, planned, color="black", linewidth=1, linestyle="-.", label="correlation planned for, at least")
+    axes[0].legend()
     if not control:
         picked = winners(records, scale)
         draw_differences(

@@ -29,7 +29,7 @@ def draw_differences(
         if len(values):
             mean = float(np.mean(values))
             axes.plot([index - 0.22, index + 0.22], [mean, mean], color="black", linewidth=1.5)
-            axes.annotate(f"{mean:.2g}", (index + 0.25, mean), va="center")
+            axes.annotate(f"{mean:.2g}", (index + 0.25, mean), va="bottom")
     for label, height in (marks or {}).items():
         axes.axhline(height, color="black", linestyle="--", linewidth=0.8, label=label)
     axes.set_xticks(range(len(groups)), list(groups))
