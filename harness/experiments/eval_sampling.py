@@ -7,10 +7,10 @@ The playbook says: where the validation set is too large for periodic evaluation
 has to agree with that on the whole set; the sample has to be small enough to be quick, and large enough to measure
 improvements, and to be used again and again without being fitted, which is rarely a concern in practice. And a metric
 that is periodic over the steps is the sign of a bug, such as training data that is not shuffled (L734). It has no
-figure. The picture to expect: the rank correlation of trials between sample and rest rises with the size of the sample,
-from some size on along the curve that sampling error allows for at least; trials picked by a sample that was used in every round are as good on
-untouched test data as those picked by fresh samples; the validation loss of unshuffled runs goes up and down with
-every epoch.
+figure. The picture to expect: the rank correlation of trials between sample and rest rises with the size of the
+sample, above what sampling error allows for at least; trials picked by a sample that was used in every round are as
+good on untouched test data as those picked by fresh samples; the validation loss of unshuffled runs goes up and down
+with every epoch.
 
 *The stated size.* A trial's error on n examples scatters by at most p (1 - p) / n around the true one, so that it takes
 `harness.analysis.evaluation_sample.sample_size` examples for errors that correlate by `PLANNED_CORRELATION` with the
