@@ -24,7 +24,7 @@ throughout; the other has a fresh sample of the same size for every round, and i
 trial was ever chosen by. The first two rounds are common to both. Both winners are measured on the half of the
 validation examples that no sample is from.
 
-What `laptop` is: searches take a thousand trials, so that they train a fully connected network, 1,000 training examples
+What `laptop` is: searches take 1,584 trials, so that they train a fully connected network, 1,000 training examples
 of 8x8 `mnist5k`, a fifth of their labels random, and 4,000 held-out ones. The order of the data is judged on ResNet 8
 of width 8 with 1,000 clean examples, batch 100, a low constant rate and 5 evaluations an epoch; unshuffled means sorted
 by label. Points of the searches are the same for every seed of the experiment; initialisation, order and split are

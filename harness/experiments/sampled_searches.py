@@ -43,7 +43,7 @@ class Settings:
     with the sample of 650 .93 (.05), regret at most a quarter of the spread in 14; winners of the reused sample less
     those of fresh samples -.0002 in test error with a standard deviation of .0085, so that 36 searches reach a power of
     .84 against no difference at the first step of Holm's correction. What a sample shows of its winner is too good by
-    .009 where it was reused and by .014 where it is fresh, since the last sample picks among all trials at once.
+    about .01, reused (.009) or fresh (.014): that is the luck of any winner, not of reuse.
 
     Sorted by label, ResNet, 2 seeds each: at a rate of .003 both are flagged, with a period of 4.97 evaluations, at .01
     both with half of that. It flips with the rate and the number of epochs: over 16 epochs of 20 steps none of two is
