@@ -194,7 +194,7 @@ def test_training_loss_up_to_a_checkpoint():
 
 
 RNG = np.random.default_rng(0)
-NULL = 100  # experiments; the docstring has 2,000
+NULL = 60  # experiments; the docstring has 2,000
 
 
 def test_the_main_rule_keeps_its_level_where_all_checkpoints_are_equally_good():
