@@ -1,7 +1,6 @@
 import dataclasses
 import json
 
-import numpy as np
 import pytest
 
 from harness.experiments.experiment import experiments
@@ -83,7 +82,7 @@ def test_data_are_halved_and_grow_only_where_there_are_more():
     assert of(study(), "data", 0.5).workload.training_examples == 2000
     part = dataclasses.replace(BASE.workload, training_examples=1000)
     assert of(study(workload=part), "data", 2.0).workload.training_examples == 2000
-    with pytest.raises(InputError, match="^8000 training examples: mlp has 4000 here$"):
+    with pytest.raises(InputError, match=r"^8000 training examples: mlp has 4000 here$"):
         of(study(), "data", 2.0)
 
 
@@ -107,7 +106,7 @@ def test_what_cannot_be_varied_is_said(axis, workload, message):
 
 
 def test_every_experiment_can_be_varied_along_its_axes():
-    """Each cell has studies, or a reason why not; the plan of the first round differs from that of the chosen setting."""
+    """Each cell has studies of its own, or a reason why not."""
     for experiment in experiments().values():
         assert set(experiment.flips) <= set(AXES)
         chosen = {p.trial.address() for one in experiment.studies("smoke", False, {}) for p in one.plan(0)}
