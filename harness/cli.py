@@ -122,6 +122,48 @@ def reproduce(
     raise typer.Exit(next(status for status in (1, 3, 0) if status in statuses))
 
 
+@app.command("flips")
+def flip_maps(
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Experiments, or `all`.", show_default=False)],
+    scale: _Scale = "laptop",
+    out: _Out = Path("results"),
+    seed: Annotated[int, typer.Option(help="Seed of the experiment.")] = 0,
+    jobs: _Jobs = None,
+    as_json: Json = False,
+) -> None:
+    """See how verdicts change with model size, steps, data size and batch size."""
+    from harness.experiments.experiment import experiment, experiments
+    from harness.flips import flips
+    from harness.progress import TrialProgress
+    from harness.studies.processes import available_cores
+
+    found = []
+    for one in [experiment(name) for name in (experiments() if "all" in names else dict.fromkeys(names))]:
+        with TrialProgress(one.name) as progress:
+            result = flips(
+                one,
+                scale,
+                out,
+                seed,
+                on_variation=progress.notice,
+                jobs=available_cores() if jobs is None else jobs,
+                executor=None,
+                overrides={},
+                fresh=False,
+                command=shlex.join(["playbook", *sys.argv[1:]]),
+                on_progress=progress.update,
+            )
+        found.append(result)
+        if not as_json:
+            for cell in result["cells"]:
+                verdicts = [f"{claim['id']} {claim['verdict']}" for claim in cell.get("claims", ())]
+                told = cell.get("unavailable") or ", ".join(verdicts) or "not judged"
+                print(f"{cell['axis']} x{cell['factor']:g}: {told}")
+            print(f"{result['folder']}/index.html")
+    if as_json:
+        print(json.dumps(found[0] if len(found) == 1 else found, indent=1))
+
+
 @app.command()
 def train(
     workload: _Workload,
