@@ -18,12 +18,13 @@ The gain of a doubling is the log2 ratio of the throughputs, 1 where it doubles.
 batch is 2 to the power of 1 minus the gain: the first claim's two halves are one measurement.
 
 A pilot of two trials a size on a core of an AMD EPYC, milliseconds per step at 1, 2, 4, 16, 64 and 128: .50, .46, .60,
-1.3, 4.5 and 8.9. The first doubling gains more than 1 (a batch of 1 takes another matrix product), the second .6: a core
-is full from about 16 on. For the control's images, in a loop that reads nothing ahead, 1.0, 1.4 and 2.2 at 1, 2 and 4.
+1.3, 4.5 and 8.9. The first doubling gains more than 1 (a batch of 1 takes another matrix product), the second .6: a
+core is full from about 16 on. For the control's images, in a loop that reads nothing ahead, 1.0, 1.4 and 2.2 at 1, 2
+and 4.
 
 Null calibration, 2,000 simulated experiments a row, gains with the skewed noise of timings (a tenth of the calls slowed
-by up to a half): with the truth at the edge of one of the three parts and the others certain, 2.5% are reproduced in each
-case, which is what is allowed.
+by up to a half): with the truth at the edge of one of the three parts and the others certain, 2.5% are reproduced in
+each case, which is what is allowed.
 """
 
 from __future__ import annotations

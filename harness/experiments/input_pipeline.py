@@ -27,8 +27,8 @@ The figure to expect: the four loops' time per step, longest at the right; where
 A pilot of four trials a loop, milliseconds per step in the order of the table: 17.8, 17.9, 19.5 and 26.9. A barrier
 hurts the loop whose only prefetching is that a step returns at once, and hardly the one whose threads read ahead.
 
-Null calibration, 2,000 simulated experiments with every ratio at its edge and the skewed noise of timings: .9, .8 and .9%
-of the claims are reproduced (at most 2.5% are allowed), and 2.2% of the control's (5%).
+Null calibration, 2,000 simulated experiments with every ratio at its edge and the skewed noise of timings: .9, .8 and
+.9% of the claims are reproduced (at most 2.5% are allowed), and 2.2% of the control's (5%).
 """
 
 from __future__ import annotations
