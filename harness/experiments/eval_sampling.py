@@ -247,7 +247,7 @@ EXPERIMENT = Experiment(
     source="choosing a sample for periodic evaluation",
     figure="Rank correlation of trials' errors between a sample and the rest of the validation set, and regret of the "
     "sample's winner, against the size of the sample; test error of winners picked by a reused and by fresh samples, "
-    "beside what the samples showed; swings of the validation loss within an epoch, on unshuffled and on shuffled data.",
+    "beside what the samples showed; swings of the validation loss within an epoch, data unshuffled and shuffled.",
     claims=(AGREES, ADAPTIVE, PERIODIC),
     control="All trials of a search share one setting, so that there is nothing to rank: the main claim is "
     "contradicted or undecided, and the sample's winner is no better than the others once it is trained again.",
