@@ -47,7 +47,7 @@ def draw(records: Sequence[TrialRecord], scale: str) -> Figure:
         panel.legend()
         plain_log_ticks(panel.xaxis)
     planned = [planned_correlation(settings.error, settings.spread, size) for size in sizes]
-    axes[0].plot(sizes, planned, color="black", linewidth=1, linestyle="-.", label="correlation planned for, at least")
+    axes[0].plot(sizes, planned, color="black", linewidth=1, linestyle="-.", label="planned correlation of errors")
     axes[0].legend()
     if not control:
         picked = winners(records, scale)
@@ -81,7 +81,7 @@ def _draw_orders(axes: Axes, records: Sequence[TrialRecord]) -> None:
             name = f"{label}; periodic: {count} of {len(trials)} runs"
             epochs = np.arange(len(swings)) / EVALUATIONS_PER_EPOCH
             axes.plot(epochs, swings, color=colour, linewidth=1, label=None if index else name)
-    axes.set(xlabel="epoch of the last ten", ylabel="validation loss less its mean over an epoch (nats)")
+    axes.set(xlabel="epoch of the last ten", ylabel="validation loss less its epoch's mean (nats)")
     axes.set_title("order of the training data\n(single seeds)")
     axes.set_ylim(top=1.5 * axes.get_ylim()[1])  # room for the legend
     axes.legend(loc="upper right")
