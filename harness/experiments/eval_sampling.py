@@ -30,11 +30,11 @@ of width 8 with 1,000 clean examples, batch 100, a low constant rate and 5 evalu
 by label. Points of the searches are the same for every seed of the experiment; initialisation, order and split are
 not. Overrides of the workload go to the ResNet.
 
-Found at `laptop`, seeds 0 and 1 (from 1,300 examples on the ranks fall short of the planned correlation of errors, as
-near ties among trials and the rest's own sampling error keep them under 1): rank correlation with the rest .75 with 50 examples, .87 with 200, .92 with 400, .95
+Found at `laptop`, seeds 0 and 1: rank correlation with the rest .75 with 50 examples, .87 with 200, .92 with 400, .95
 with the stated 650 and .96 with 1,300, where the sample's winner loses at most a quarter of the spread in 32 to 34 of
-36 searches. Reuse costs -.002 and .0005 of error, nothing; a sample shows its winner .01 too good, reused or fresh. All
-32 unshuffled runs are flagged with the period of an epoch, none of the shuffled ones.
+36 searches. From 1,300 on the ranks fall short of the planned correlation of errors: near ties between trials and the
+rest's own sampling error keep them under 1. Reuse costs -.002 and .0005 of error, nothing; a sample shows its winner
+.01 too good, reused or fresh. All 32 unshuffled runs are flagged with the period of an epoch, no shuffled one.
 
 Settings come from pilot seeds, which no verdict uses; see `harness.experiments.sampled_searches.Settings`.
 """
