@@ -8,9 +8,9 @@ has to agree with that on the whole set; the sample has to be small enough to be
 improvements, and to be used again and again without being fitted, which is rarely a concern in practice. And a metric
 that is periodic over the steps is the sign of a bug, such as training data that is not shuffled (L734). It has no
 figure. The picture to expect: the rank correlation of trials between sample and rest rises with the size of the
-sample, above what sampling error allows for at least; trials picked by a sample that was used in every round are as
-good on untouched test data as those picked by fresh samples; the validation loss of unshuffled runs goes up and down
-with every epoch.
+sample, near the correlation of errors that the size is planned by; trials picked by a sample that was used in every
+round are as good on untouched test data as those picked by fresh samples; the validation loss of unshuffled runs goes
+up and down with every epoch.
 
 *The stated size.* A trial's error on n examples scatters by at most p (1 - p) / n around the true one, so that it takes
 `harness.analysis.evaluation_sample.sample_size` examples for errors that correlate by `PLANNED_CORRELATION` with the
@@ -29,6 +29,12 @@ of 8x8 `mnist5k`, a fifth of their labels random, and 4,000 held-out ones. The o
 of width 8 with 1,000 clean examples, batch 100, a low constant rate and 5 evaluations an epoch; unshuffled means sorted
 by label. Points of the searches are the same for every seed of the experiment; initialisation, order and split are
 not. Overrides of the workload go to the ResNet.
+
+Found at `laptop`, seeds 0 and 1: rank correlation with the rest .75 with 50 examples, .87 with 200, .92 with 400, .95
+with the stated 650 and .96 with 1,300, where the sample's winner loses at most a quarter of the spread in 32 to 34 of
+36 searches. From 1,300 on the ranks fall short of the planned correlation of errors: near ties between trials and the
+rest's own sampling error keep them under 1. Reuse costs -.002 and .0005 of error, nothing; a sample shows its winner
+.01 too good, reused or fresh. All 32 unshuffled runs are flagged with the period of an epoch, no shuffled one.
 
 Settings come from pilot seeds, which no verdict uses; see `harness.experiments.sampled_searches.Settings`.
 """
@@ -242,7 +248,7 @@ EXPERIMENT = Experiment(
     source="choosing a sample for periodic evaluation",
     figure="Rank correlation of trials' errors between a sample and the rest of the validation set, and regret of the "
     "sample's winner, against the size of the sample; test error of winners picked by a reused and by fresh samples, "
-    "beside what the samples showed; validation loss of runs on unshuffled and on shuffled data.",
+    "beside what the samples showed; swings of the validation loss within an epoch, data unshuffled and shuffled.",
     claims=(AGREES, ADAPTIVE, PERIODIC),
     control="All trials of a search share one setting, so that there is nothing to rank: the main claim is "
     "contradicted or undecided, and the sample's winner is no better than the others once it is trained again.",

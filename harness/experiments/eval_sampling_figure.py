@@ -47,7 +47,7 @@ def draw(records: Sequence[TrialRecord], scale: str) -> Figure:
         panel.legend()
         plain_log_ticks(panel.xaxis)
     planned = [planned_correlation(settings.error, settings.spread, size) for size in sizes]
-    axes[0].plot(sizes, planned, color="black", linewidth=1, linestyle="-.", label="correlation planned for, at least")
+    axes[0].plot(sizes, planned, color="black", linewidth=1, linestyle="-.", label="planned correlation of errors")
     axes[0].legend()
     if not control:
         picked = winners(records, scale)
@@ -67,18 +67,21 @@ def draw(records: Sequence[TrialRecord], scale: str) -> Figure:
 
 
 def _draw_orders(axes: Axes, records: Sequence[TrialRecord]) -> None:
-    """Validation loss over the last ten epochs, with and without shuffling."""
+    """Validation loss over the last ten epochs less its mean over the epoch around, with and without shuffling."""
     for (arm, label), colour in zip(
         {"unshuffled": "sorted by label", "shuffled": "shuffled"}.items(), COLOURS[1:], strict=False
     ):
         trials = list(at(records, arm).values())
         count = sum(flagged(trial)[0] for trial in trials)
         for index, trial in enumerate(trials[:_DRAWN_CURVES]):
-            losses = trial.curves["evaluation_loss"][-10 * EVALUATIONS_PER_EPOCH - 1 :]
-            epochs = np.arange(len(losses)) / EVALUATIONS_PER_EPOCH
+            losses = trial.curves["evaluation_loss"][-11 * EVALUATIONS_PER_EPOCH :]
+            around = np.convolve(losses, np.full(EVALUATIONS_PER_EPOCH, 1 / EVALUATIONS_PER_EPOCH), "valid")
+            margin = EVALUATIONS_PER_EPOCH // 2
+            swings = losses[margin : margin + len(around)] - around
             name = f"{label}; periodic: {count} of {len(trials)} runs"
-            axes.plot(epochs, losses, color=colour, linewidth=1, label=None if index else name)
-    axes.set(yscale="log", xlabel="epoch of the last ten", ylabel="validation loss (nats)")
+            epochs = np.arange(len(swings)) / EVALUATIONS_PER_EPOCH
+            axes.plot(epochs, swings, color=colour, linewidth=1, label=None if index else name)
+    axes.set(xlabel="epoch of the last ten", ylabel="validation loss less its epoch's mean (nats)")
     axes.set_title("order of the training data\n(single seeds)")
-    axes.legend()
-    plain_log_ticks(axes.yaxis)
+    axes.set_ylim(top=1.5 * axes.get_ylim()[1])  # room for the legend
+    axes.legend(loc="upper right")
