@@ -88,7 +88,7 @@ def test_every_claim_has_its_seeds():
     for devices in LAPTOP.devices:
         assert len(counts[arm_name(LAPTOP.virtual, devices), LAPTOP.short.learning_rate]) == LAPTOP.replicates
     for devices in (1, MOST):
-        assert len(counts[arm_name(LAPTOP.local, devices), LAPTOP.short.learning_rate]) == LAPTOP.replicates
+        assert len(counts[arm_name(LAPTOP.local, devices), LAPTOP.short.learning_rate]) == LAPTOP.averages_replicates
     for virtual in (LAPTOP.virtual, WHOLE):
         assert len(counts[arm_name(virtual, 1), LAPTOP.full.learning_rate]) == LAPTOP.full_replicates
 
