@@ -54,8 +54,10 @@ def _errors(axes: Axes, records: Sequence[TrialRecord], settings: Settings, clas
             f"virtual batch {settings.virtual}": fixed,
             "virtual batch = device batch, computed on one": following,
         }
+    seeds = [set(trials) for found in lines.values() for trials in found.values()]
+    shared = sorted(set.intersection(*seeds))  # other seeds would move a point that has more of them
     for index, (label, found) in enumerate(lines.items()):
-        errors = [[final_error(trial, classes) for trial in trials.values()] for trials in found.values()]
+        errors = [[final_error(trials[r], classes) for r in shared] for trials in found.values()]
         x = np.array(list(found)) * (1.06 if index else 1.0)  # beside each other
         axes.plot(x, [np.mean(e) for e in errors], marker=MARKERS[index], color=COLOURS[index], label=label)
         for place, ours in zip(x, errors, strict=True):
@@ -90,7 +92,7 @@ def _differences(axes: Axes, records: Sequence[TrialRecord], settings: Settings,
     axes.set_xticks(range(len(pairs)), list(pairs))
     axes.tick_params(axis="x", labelsize=7.5)
     axes.set_ylabel("difference in validation error")
-    axes.set_title("paired differences, devices from one device\n(a dot a seed, bar: mean; shaded: does not matter)")
+    axes.set_title("paired differences, of devices from one device\n(a dot a seed, bar: mean; shaded: does not matter)")
 
 
 def _averages(axes: Axes, records: Sequence[TrialRecord], settings: Settings, classes: int) -> None:
@@ -121,5 +123,5 @@ def _rounding(axes: Axes, records: Sequence[TrialRecord], settings: Settings) ->
             axes.plot(steps[seen], apart[seen], color=COLOURS[index + 2], linewidth=1, alpha=0.8, label=label)
     axes.set(yscale="log", xlabel="step", ylabel="difference in training loss (nats)")
     axes.set_title(
-        f"rounding, amplified by training: from one device\n(virtual batch {settings.virtual}; single seeds)"
+        f"rounding, amplified by training: several devices and one\n(virtual batch {settings.virtual}; single seeds)"
     )
