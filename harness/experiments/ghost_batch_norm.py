@@ -32,10 +32,10 @@ the variances without that between the groups moves the loss by -.008 in every s
 variances of 8 examples), and the error not at all.
 
 What the numbers say. At seeds 0 and 1 mean differences of device counts are at most .0005 in error, and those behind
-merged averages .0003, in loss .0001 (standard deviation .0015). Statistics over 64 examples are no worse, and on these digits no
-better either: that they work better was said of ImageNet mostly. The control is a near thing, and undecided at seed 0:
-32 devices with 8 examples each have an error higher by .006 (95% limits .003 and .009), a loss by .030 (standard
-deviation .009), but 8 devices with 32 each only by .0024 and .007.
+merged averages .0003, in loss .0001 (standard deviation .0015). Statistics over 64 examples are no worse, and on these
+digits no better either: that they work better was said of ImageNet mostly. The control is a near thing, and undecided
+at seed 0: 32 devices with 8 examples each have an error higher by .006 (95% limits .003 and .009), a loss by .030
+(standard deviation .009), but 8 devices with 32 each only by .0024 and .007.
 
 Null calibration, 2,000 simulated experiments for each of five kinds of noise (normal, skewed, a tenth diverged, ties,
 rounding alone), every claim with one of its differences at delta: a claim is falsely reproduced in at most 1.6%, any of
@@ -79,12 +79,12 @@ class Settings:
     """Of a scale; `laptop` is chosen on pilots.
 
     The pilots, on the pilot range of seed 0. Short run, 12 seeds: error of the whole batch .109, of virtual batches of
-    64 .108, of 8 .118, trial standard deviation .010. Paired, several devices minus one (6 seeds): errors -.0002 to +.0007
-    with standard deviations up to .0012, losses to -.0015 with up to .0028; with virtual batches of 8 on 32 devices
-    -.0018 (.0021) and -.0012 (.0021). So 8 seeds of the device counts, and 12 of the averages, have a power of .95 or
-    more even at spreads of .0025 and .003. Virtual batches of 8 minus the whole batch, which the control compares:
-    +.0087 (.0045), a power of .88 with 20 seeds. What falls from there to 64: +.0135 at 4 examples, +.0052 at 8, +.0032
-    at 16, +.0007 at 32 (6 seeds, after 60 steps); at .3 smaller virtual batches are no worse (-.005 at 8).
+    64 .108, of 8 .118, trial standard deviation .010. Paired, several devices minus one (6 seeds): errors -.0002 to
+    +.0007 with standard deviations up to .0012, losses to -.0015 with up to .0028; with virtual batches of 8 on 32
+    devices -.0018 (.0021) and -.0012 (.0021). So 8 seeds of the device counts, and 12 of the averages, have a power of
+    .95 or more even at spreads of .0025 and .003. Virtual batches of 8 minus the whole batch, which the control
+    compares: +.0087 (.0045), a power of .88 with 20 seeds. What falls from there to 64: +.0135 at 4 examples, +.0052 at
+    8, +.0032 at 16, +.0007 at 32 (6 seeds, after 60 steps); at .3 smaller virtual batches are no worse (-.005 at 8).
 
     Full run, 18 seeds: .0628 with virtual batches of 64, .0629 with the whole batch, whose error was .076, .070 and
     .068 and whose loss .276, .222 and .236 at rates of .03, .1 and .3 (6 seeds); paired difference -.0001 (.0079), a

@@ -203,4 +203,5 @@ EXPERIMENT = Experiment(
     studies=_studies,
     judge=_judge,
     draw=_draw,
+    flips=("model", "batch"),
 )
