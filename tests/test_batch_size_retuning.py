@@ -1,0 +1,249 @@
+import dataclasses
+import warnings
+
+import numpy as np
+import pytest
+
+from harness.experiments import batch_size_retuning as retuning
+from harness.experiments.batch_size_retuning import EXPERIMENT, FROZEN, KEPT, SETTINGS, SIZES, Fresh
+from harness.experiments.verdict import ALPHA, judge, larger, same
+from harness.records import TrialRecord
+
+LAPTOP = SETTINGS["laptop"]
+RATES, DECAYS, SEARCHES = np.log(LAPTOP.rates), np.log(LAPTOP.decays), LAPTOP.searches
+
+SHIFTED = {"small": (0.4, 0.4), "large": (0.65, 0.7)}
+"""Where in the space, from 0 to 1 along rate and decay, the errors of each batch size are lowest."""
+
+
+def record(place, rng, best=SHIFTED, floor=0.13, loss_falls=True, infeasible=False):
+    """A trial whose error rises with the distance from the best setting of its batch size; below it, it overfits."""
+    trial = place.trial
+    size = "small" if trial.batch_size == LAPTOP.sizes[0] else "large"
+    rate, decay = np.log(trial.hyperparameters["learning_rate"]), np.log(trial.hyperparameters["weight_decay"])
+    at = np.array([(rate - RATES[0]) / np.ptp(RATES), (decay - DECAYS[0]) / np.ptp(DECAYS)])
+    off = at - best[size]
+    error = (floor if size == "large" else 0.13) + 0.3 * off[1] ** 2 + 0.1 * off[0] ** 2
+    loss = 0.8 + (off[1] if loss_falls and size == "large" else 0.0) + 0.02 * rng.standard_normal()
+    return TrialRecord(
+        study=place.study,
+        arm=place.arm,
+        replicate=place.replicate,
+        address=trial.address(),
+        hyperparameters={**trial.hyperparameters, "batch_size": trial.batch_size},
+        seeds=trial.seeds,
+        status="infeasible" if infeasible else "complete",
+        reason="loss is not finite" if infeasible else None,
+        results={} if infeasible else {"final_error": float(error + 0.006 * rng.standard_normal())},
+        curves={"train_loss": np.full(20, loss, np.float32)},
+        timings={},
+    )
+
+
+def rounds(control=False, infeasible=lambda place: False, **truth):
+    """Records of both rounds, the second planned from the first."""
+    rng = np.random.default_rng(0)
+
+    def run(studies):
+        return [record(p, rng, infeasible=infeasible(p), **truth) for study in studies for p in study.plan(0)]
+
+    records = run(EXPERIMENT.studies("laptop", control, {}))
+    return records + run(EXPERIMENT.follow_ups[0](records, "laptop", control, {}))
+
+
+def verdicts(records, control=False):
+    return {v.claim.id: v.verdict for v in judge(EXPERIMENT.judge(records, "laptop", control))}
+
+
+@pytest.fixture(scope="module")
+def true_records():
+    return rounds()
+
+
+# --- the plan ---
+
+
+def test_both_batch_sizes_are_searched_in_one_space_with_points_of_their_own():
+    studies = EXPERIMENT.studies("laptop", False, {})
+    drawn = {study.name: tuple(tuple(point.values()) for point in study.points) for study in studies}
+    assert len(set(drawn.values())) == len(drawn) == 2 * SEARCHES
+    for study in studies:
+        assert study.batch_size == LAPTOP.sizes[SIZES.index(study.arms[0].name)]
+        for point in study.points:
+            assert LAPTOP.rates[0] <= point["learning_rate"] <= LAPTOP.rates[1]
+            assert LAPTOP.decays[0] <= point["weight_decay"] <= LAPTOP.decays[1]
+    assert len({study.steps for study in studies}) == 1
+
+
+def test_winners_are_retrained_on_fresh_seeds_that_the_arms_share(true_records):
+    by_purpose = {purpose: [r for r in true_records if f"-{purpose}-" in r.study] for purpose in ("search", "fresh")}
+    searched = {r.replicate for r in by_purpose["search"]}
+    fresh = {arm: sorted(r.replicate for r in by_purpose["fresh"] if r.arm == arm) for arm in (*SIZES, KEPT)}
+    assert not searched & set(fresh["small"])
+    assert fresh["small"] == fresh["large"] == fresh[KEPT]
+    assert len(set(fresh["small"])) == SEARCHES * LAPTOP.fresh
+
+
+def test_kept_changes_the_decay_alone_and_frozen_nothing():
+    def of(records, arm, search):
+        return next(r.hyperparameters for r in records if r.study == retuning.study_of(arm, search, "fresh"))
+
+    records, control = rounds(), rounds(control=True)
+    for search in range(SEARCHES):
+        small, large, kept = (of(records, arm, search) for arm in ("small", "large", KEPT))
+        assert kept == {**large, "weight_decay": small["weight_decay"]}
+        tuned, frozen = of(control, "small", search), of(control, FROZEN, search)
+        assert frozen == {**tuned, "batch_size": LAPTOP.sizes[1]}
+
+
+@pytest.mark.parametrize("scale", SETTINGS)
+def test_settings_can_be_planned_and_judged(scale):
+    settings = SETTINGS[scale]
+    assert settings.sizes[0] < settings.sizes[1] and settings.fresh % 2
+    assert scale == "smoke" or settings.searches >= 8
+    for search_control in (False, True):
+        assert all(study.plan(0) for study in EXPERIMENT.studies(scale, search_control, {}))
+
+
+def test_overrides_reach_the_workload():
+    assert {study.workload.width for study in EXPERIMENT.studies("smoke", False, {"width": "8"})} == {8}
+
+
+# --- the judge ---
+
+
+def test_the_playbook_s_world_is_reproduced(true_records):
+    found = verdicts(true_records)
+    assert list(found) == [claim.id for claim in EXPERIMENT.claims]
+    assert set(found.values()) == {"reproduced"}
+
+
+def test_where_the_batch_size_does_nothing_only_equality_is_reproduced():
+    found = verdicts(rounds(best={"small": (0.5, 0.5), "large": (0.5, 0.5)}, loss_falls=False))
+    assert found.pop("retune.same-best-error") == "reproduced"
+    assert set(found.values()) == {"inconclusive"}
+
+
+def test_the_opposite_contradicts():
+    found = verdicts(rounds(best={"small": (0.65, 0.7), "large": (0.4, 0.4)}, floor=0.11))
+    assert set(found.values()) == {"contradicted"}
+
+
+def test_a_large_batch_that_is_worse_at_its_best_contradicts_equality():
+    assert verdicts(rounds(floor=0.155))["retune.same-best-error"] == "contradicted"
+
+
+def test_a_worse_error_at_a_higher_training_loss_is_no_overfitting():
+    small = Fresh(np.full(24, 0.13), np.full(24, 0.8))
+    noise = 0.01 * np.random.default_rng(0).standard_normal(24)
+    assert retuning._overfits(Fresh(0.16 + noise, 0.5 + noise), small).p_for <= ALPHA
+    assert retuning._overfits(Fresh(0.16 + noise, 1.1 + noise), small).p_against <= ALPHA
+
+
+def test_infeasible_trials_never_win_and_count_with_chance():
+    half = rounds(infeasible=lambda place: "search" in place.study and place.trial.hyperparameters["momentum"] > 0)
+    assert {retuning.error(r) for r in half if "-search-" in r.study} == {0.9}
+    high = np.sqrt(np.prod(LAPTOP.rates))
+    some = rounds(infeasible=lambda place: place.trial.hyperparameters["learning_rate"] > high)
+    assert (retuning.winners_of(some, "large", LAPTOP)["learning_rate"] <= high).all()
+    lost = dataclasses.replace(some[0], status="infeasible", results={}, curves={})
+    assert retuning.training_loss(lost) == pytest.approx(np.log(10))
+
+
+@pytest.mark.parametrize("end, place", [("low", 0.0), ("high", 1.0)])
+@pytest.mark.parametrize("axis, name", [(0, "learning_rate"), (1, "weight_decay")])
+def test_winners_crowded_at_an_end_are_out_of_range(end, place, axis, name):
+    moved = [0.5, 0.5]
+    moved[axis] = -0.5 if place == 0 else 1.5
+    records = rounds(best={"small": (0.4, 0.4), "large": tuple(moved)})
+    assert retuning.crowded(LAPTOP, retuning.winners_of(records, "small", LAPTOP)) == []
+    assert f"{name} {end}" in retuning.crowded(LAPTOP, retuning.winners_of(records, "large", LAPTOP))
+    found = judge(EXPERIMENT.judge(records, "laptop", False))
+    assert {(v.verdict, v.reason) for v in found} == {("inconclusive", "range")}
+
+
+def test_the_control_differs_and_does_not_reproduce_the_main_claim():
+    found = verdicts(rounds(control=True), control=True)
+    assert found == {"retune.same-best-error": "contradicted", "retune.control-differs": "reproduced"}
+
+
+def test_a_control_that_does_not_differ_is_found():
+    found = verdicts(rounds(control=True, best={"small": (0.5, 0.5), "large": (0.5, 0.5)}), control=True)
+    assert found == {"retune.same-best-error": "reproduced", "retune.control-differs": "contradicted"}
+
+
+# Excess of a search's error, mean 0: what the choice of the winner costs may be skewed, and more so in one arm.
+NOISE = {
+    "skewed": lambda rng, n: (
+        0.004 * (rng.lognormal(0, 0.8, n) - np.exp(0.32) - rng.lognormal(0, 0.4, n) + np.exp(0.08))
+    ),
+    "tied": lambda rng, n: 0.004 * np.round(1.5 * rng.standard_normal(n)),
+    "stuck": lambda rng, n: np.where(rng.random(n) < 0.05, 0.05, 0.0) - 0.0025 + 0.005 * rng.standard_normal(n),
+}
+
+
+@pytest.mark.parametrize("family", NOISE)
+def test_thresholds_are_not_passed_by_chance(family):
+    runs = 100
+    rng = np.random.default_rng(7)
+    found = dict.fromkeys(("equal", "control", "overfits"), 0)
+    for _ in range(runs):
+        at_delta = LAPTOP.delta + NOISE[family](rng, SEARCHES)
+        found["equal"] += same(at_delta, LAPTOP.delta).p_for <= ALPHA
+        found["control"] += larger(at_delta, LAPTOP.delta).p_for <= ALPHA
+        kept = Fresh(0.13 + NOISE[family](rng, SEARCHES), 0.5 + 0.05 * rng.standard_normal(SEARCHES))
+        found["overfits"] += (
+            retuning._overfits(kept, Fresh(np.full(SEARCHES, 0.13), np.full(SEARCHES, 0.8))).p_for <= ALPHA
+        )
+    level = {"equal": 0.05, "control": 0.025, "overfits": 0.025}
+    for name, hits in found.items():
+        assert hits / runs <= level[name] + 3 * np.sqrt(level[name] / runs)
+
+
+@pytest.mark.parametrize("response", ["valley", "ends in divergence", "flat with ties"])
+def test_the_batch_size_alone_moves_winners(response):
+    # Both batch sizes have one and the same response; only points and noise differ.
+    rng = np.random.default_rng(7)
+    runs, moved = 60, 0
+    placed = {
+        (size, search): np.array(
+            [
+                [np.log(p["learning_rate"] / LAPTOP.rates[0]), np.log(p["weight_decay"] / LAPTOP.decays[0])]
+                for p in study.points
+            ]
+        )
+        / [np.ptp(RATES), np.ptp(DECAYS)]
+        for study in EXPERIMENT.studies("laptop", False, {})
+        for size, _, search in [study.name.split("-")]
+    }
+    for _ in range(runs):
+        winners = {size: np.zeros((SEARCHES, 2)) for size in SIZES}
+        for (size, search), points in placed.items():
+            x, y = points.T
+            errors = {
+                "valley": 0.13 + 0.1 * (x - 0.4) ** 2 + 0.2 * (y - 0.5) ** 2,
+                "ends in divergence": np.where(x > 0.6, 0.9, 0.14 - 0.02 * x),
+                "flat with ties": 0.13,
+            }[response] + 0.002 * np.round(4 * rng.standard_normal(len(x)))
+            winners[size][int(search)] = points[np.argmin(errors)]
+        ratio = winners["large"] - winners["small"]
+        moved += sum(larger(ratio[:, axis], retuning.MOVED).p_for <= ALPHA for axis in range(2))
+    assert moved / (2 * runs) <= 0.025 + 3 * np.sqrt(0.025 / (2 * runs))
+
+
+# --- the figure ---
+
+
+@pytest.mark.parametrize("kind", ["experiment", "control", "everything is infeasible"])
+def test_it_draws_without_warnings(kind, true_records):
+    records = {
+        "experiment": lambda: true_records,
+        "control": lambda: rounds(control=True),
+        "everything is infeasible": lambda: rounds(infeasible=lambda place: True),
+    }[kind]()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figure = EXPERIMENT.draw(records, [], "laptop")
+        figure.draw_without_rendering()
+    assert len(figure.axes) == 6
+    assert all(panel.get_title() for panel in figure.axes)
