@@ -10,7 +10,7 @@ overfitting and may need stronger regularisation; the number of steps may have t
 this. The figure to expect: the valley of the larger batch lies at a higher learning rate and a stronger weight decay,
 and is as deep; at the decay of the smaller batch its training loss is far lower and its error higher.
 
-At both batch sizes a quasi-random search of its own over learning rate and weight decay, in the same space, so that
+Both batch sizes are searched over learning rate and weight decay, at the same quasi-random points and seeds, so that
 nothing but the batch size can move the winners. The search is made anew many times, with points and seeds of its own:
 these searches are the units that are judged. The second round retrains on fresh seeds the winner at either batch size,
 and at the large one its winner with the weight decay of the small one's. The median over these seeds counts.
@@ -23,6 +23,12 @@ regularisation too.
 What is trained is a small fully connected network on 1,000 digits with a fifth of the labels replaced, where training
 to the end does overfit, since this takes two thousand trials. The momentum is .9 throughout; at both batch sizes the
 rate searched is in effect that over 1 - momentum.
+
+Errors are judged by the typical search, as the playbook says that the difference "typically" goes away: by the shares
+of searches on either side of a threshold, against one half, which is the exact interval of the median and holds for
+every distribution. What the choice of a winner costs is skewed. The interval of the mean, with a true mean at the
+margin, was falsely found within it in 11% of 2,000 null experiments with lognormal costs that differ in spread, and in
+23% where one winner in twenty fails by .05; nominal are 5%.
 
 A claim is out of range where the winners of more than half of the searches at a batch size lie at the same end of the
 searched space (`EDGE`).
@@ -41,7 +47,7 @@ import numpy as np
 from harness.analysis.batch_scaling import is_on_edge
 from harness.analysis.trial_table import final_error
 from harness.experiments.experiment import Experiment
-from harness.experiments.verdict import Judgement, every, larger, no_worse, out_of_range, same
+from harness.experiments.verdict import Judgement, every, larger, out_of_range, share_above
 from harness.records import Claim, TrialRecord, Verdict
 from harness.search.samplers import sample
 from harness.search.space import Hyperparameter, Space
@@ -62,12 +68,16 @@ EDGE = 0.5
 """Share of searches whose winners lie in the outer tenth of the space at one end, above which nothing is judged. By
 chance a tenth of them would."""
 
+HALF = 0.5
+"""Share of searches that the typical one belongs to: the interval of a median against a threshold is that of the share
+beyond it against one half."""
+
 LATE = 0.1
 """Share of the steps, the last ones, over which the training loss is averaged: a batch of 8 alone says little."""
 
 MOVED = 0.0
-"""Log2 ratio of large to small that a hyperparameter's best value has to exceed. In the same space and with as many
-trials nothing but the batch size can move it, so that any move counts; the interval says how far it is."""
+"""Log2 ratio of large to small that a hyperparameter's best value has to exceed. At the same points nothing but the
+batch size can move it, so that any move counts; the interval says how far it is."""
 
 _FRESH = 1_000  # replicates from here on are seeds that no search used
 
@@ -158,36 +168,39 @@ SETTINGS = {
     ),
 }
 
+_CHOSEN = "Over independent searches with winners retrained on fresh seeds and medians over these"
+
 SAME = Claim(
     "retune.same-best-error",
-    "Tuned apart, a small and a large batch reach the same validation error.",
-    "Over independent searches, 90% interval of the paired difference in final error, winner at the large batch size "
-    "minus winner at the small one, medians over fresh seeds, within plus or minus the trial standard deviation.",
+    "Tuned apart, a small and a large batch typically reach the same validation error.",
+    f"{_CHOSEN}, by exact 95% intervals of the shares of searches whose paired difference in final error, large minus "
+    f"small batch size, is under the trial standard deviation, and above minus it: both lower limits above {HALF}.",
 )
 MOVES = Claim(
     "retune.optimum-moves",
     "The best learning rate of the large batch is higher.",
-    f"Over independent searches in the same space, lower limit of the log2 ratio of the winners' learning rates, large "
-    f"to small batch size, above {MOVED:g}.",
+    f"Over independent searches, lower limit of the log2 ratio of the winners' learning rates, large to small batch "
+    f"size and searched at the same points, above {MOVED:g}.",
 )
 OVERFITS = Claim(
     "retune.large-batch-overfits",
-    "Without more regularisation than suits the small batch the large one overfits.",
-    "Over independent searches with medians over fresh seeds, the winner at the large batch size with the weight decay "
-    "of the small one's winner, against that winner: lower limit of the paired difference in final error above 0, and "
-    "upper limit of that in training loss under 0.",
+    "Without more regularisation than suits the small batch the large one typically overfits.",
+    f"{_CHOSEN}, the winner at the large batch size with the weight decay of the small one's winner, against that "
+    f"winner: the shares of searches in which its final error is higher, and its training loss lower, have both lower "
+    f"95% limits above {HALF}.",
 )
 STRONGER = Claim(
     "retune.stronger-regularisation",
     "The best weight decay of the large batch is stronger.",
-    f"Over independent searches in the same space, lower limit of the log2 ratio of the winners' weight decays, large "
-    f"to small batch size, above {MOVED:g}.",
+    f"Over independent searches, lower limit of the log2 ratio of the winners' weight decays, large to small batch "
+    f"size and searched at the same points, above {MOVED:g}.",
 )
 CONTROL = Claim(
     "retune.control-differs",
-    "With all hyperparameters of the small batch the large one does worse.",
-    "Over independent searches with medians over fresh seeds, lower limit of the paired difference in final error, "
-    "large minus small batch size, both with the small one's winner, above the trial standard deviation.",
+    "With all hyperparameters of the small batch the large one typically does worse.",
+    f"{_CHOSEN}, the share of searches in which the final error at the large batch size exceeds that at the small "
+    f"one, both with the small one's winner, by more than the trial standard deviation has its lower 95% limit above "
+    f"{HALF}.",
 )
 
 
@@ -253,7 +266,7 @@ def _studies(scale: str, control: bool, overrides: Mapping[str, str]) -> list[St
             arm,
             search,
             "search",
-            sample(space, "halton", len(SIZES) * search + SIZES.index(arm), settings.trials),
+            sample(space, "halton", search, settings.trials),
             overrides,
         )
         for arm in (SIZES[:1] if control else SIZES)
@@ -334,21 +347,30 @@ def log2_ratio(winners: Mapping[str, Mapping[str, np.ndarray]], name: str) -> np
     return np.log2(winners["large"][name] / winners["small"][name])
 
 
+def _same(excess: np.ndarray, delta: float) -> Judgement:
+    """Whether the typical difference lies within plus or minus delta; a tie with a margin lies outside."""
+    return every(*(_most(side) for side in (excess < delta, excess > -delta)))
+
+
 def _overfits(kept: Fresh, small: Fresh) -> Judgement:
-    return every(larger(kept.error - small.error, 0.0), no_worse(kept.training_loss - small.training_loss, 0.0))
+    return every(_most(kept.error > small.error), _most(kept.training_loss < small.training_loss))
+
+
+def _most(outcomes: np.ndarray) -> Judgement:
+    """Whether most searches show an outcome, bool (searches,)."""
+    return share_above(int(outcomes.sum()), len(outcomes), HALF, 0.9)
 
 
 def _judge(records: Sequence[TrialRecord], scale: str, control: bool) -> list[tuple[Claim, Judgement]]:
     settings = SETTINGS[scale]
-    sizes = SIZES[:1] if control else SIZES
-    winners = {arm: winners_of(records, arm, settings) for arm in sizes}
+    winners = {arm: winners_of(records, arm, settings) for arm in (SIZES[:1] if control else SIZES)}
     small, other = (fresh_of(records, arm, settings) for arm in ("small", FROZEN if control else "large"))
     excess = other.error - small.error
+    found = [(SAME, _same(excess, settings.delta))]
     if control:
-        found = [(SAME, same(excess, settings.delta)), (CONTROL, larger(excess, settings.delta))]
+        found.append((CONTROL, _most(excess > settings.delta)))
     else:
-        found = [
-            (SAME, same(excess, settings.delta)),
+        found += [
             (MOVES, larger(log2_ratio(winners, "learning_rate"), MOVED, 1.0)),
             (OVERFITS, _overfits(fresh_of(records, KEPT, settings), small)),
             (STRONGER, larger(log2_ratio(winners, "weight_decay"), MOVED, 0.5)),
