@@ -29,11 +29,6 @@ def test_later_fields_leave_addresses_as_they_were():
     assert stand_in_trial().address() == "b4d0eed821236230c9a5024e591b481a10c947ccd36fc513a73561d953100abe"
     fields = {field.name: field.default for field in dataclasses.fields(Trial)}
     assert {name: fields[name] for name in LATER} == LATER
-    for name, usual in LATER.items():
-        other = (not usual) if isinstance(usual, bool) else 4
-        changed = stand_in_trial(**{name: other})
-        assert changed.specification()[name] == other
-        assert changed.address() != stand_in_trial().address()
 
 
 @pytest.mark.parametrize(
@@ -41,7 +36,7 @@ def test_later_fields_leave_addresses_as_they_were():
     [
         ({"devices": 3}, "devices 3: expected a divisor of batch_size 8"),
         ({"devices": 0}, "devices 0"),
-        ({"steps": 2**40}, f"at most {MOST_STEPS} steps"),
+        ({"steps": 2**40}, f"steps {2**40}: expected at most {MOST_STEPS}"),
     ],
 )
 def test_bad_fields_are_refused(changes, message):

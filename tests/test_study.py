@@ -14,7 +14,7 @@ from harness.search.samplers import sample
 from harness.search.space import Hyperparameter, Space
 from harness.studies.identity import difference, identity, source_hash
 from harness.studies.study import Arm
-from harness.training.trial import OPTIONAL, PURPOSES, Trial, derive_seeds
+from harness.training.trial import LATER, OF_THE_RATE, OPTIONAL, PURPOSES, Trial, derive_seeds
 from tests.stand_in import HYPERPARAMETERS, StandIn, stand_in_study, stand_in_trial
 from workloads.workload import ConfigurationError
 
@@ -148,6 +148,14 @@ class TestTrial:
         "predictions": True,
         "noise_steps": (0, 7),
         "accumulation": 2,
+        "shuffled": False,
+        "evaluation_by_batch": True,
+        "devices": 2,
+        "alone": True,
+        "profiled": True,
+        "steps_per_call": 4,
+        "read_ahead": False,
+        "waits": True,
     }
 
     @pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Trial)])
@@ -186,7 +194,7 @@ class TestTrial:
     def test_the_specification_is_plain_data(self):
         specification = stand_in_trial().specification()
         assert json.loads(json.dumps(specification)) == specification
-        assert set(specification) == {field.name for field in dataclasses.fields(Trial)}
+        assert set(specification) == {field.name for field in dataclasses.fields(Trial)} - LATER.keys()
         assert specification["workload"] == {"name": "stand_in", "features": 4, "examples": 48}
 
     @pytest.mark.parametrize(
@@ -205,6 +213,14 @@ class TestTrial:
             ("curvature_steps", True),
             ("noise_steps", True),
             ("accumulation", False),
+            ("shuffled", True),
+            ("evaluation_by_batch", False),
+            ("devices", False),
+            ("alone", True),
+            ("profiled", True),
+            ("steps_per_call", False),
+            ("read_ahead", True),
+            ("waits", True),
         ],
     )
     def test_only_what_changes_programs_changes_the_compile_group(self, field, same_group):
@@ -220,7 +236,7 @@ class TestTrial:
                 "unknown optimizer 'heavyball'; did you mean 'heavy_ball'?; known: sgd, .*, adamw",
             ),
             ("optimizer", "adam", "hyperparameter 'beta1' is missing; adam takes learning_rate, .*, epsilon"),
-            ("schedule", "step", "unknown schedule 'step'; known: constant, linear, cosine"),
+            ("schedule", "step", "unknown schedule 'step'; known: constant, linear, cosine, square_root"),
             ("hyperparameters", {**HYPERPARAMETERS, "beta1": 0.9}, "unknown hyperparameter 'beta1' of heavy_ball; .*"),
             ("hyperparameters", {**HYPERPARAMETERS, "momentum": math.nan}, "momentum nan: expected a finite number"),
             ("batch_size", 0, "batch_size 0, steps 20: expected at least 1"),
@@ -237,7 +253,7 @@ class TestTrial:
         with pytest.raises(InputError, match=f"^{message.replace('?', '.')}$"):
             stand_in_trial(**{field: value})
 
-    @pytest.mark.parametrize("name", OPTIONAL)
+    @pytest.mark.parametrize("name", [name for name in OPTIONAL if name not in OF_THE_RATE])
     def test_optional_features_have_compile_groups_of_their_own(self, name):
         trials = [stand_in_trial(hyperparameters={**HYPERPARAMETERS, name: value}) for value in (0.1, 0.2)]
         assert trials[0].compile_group() == trials[1].compile_group() != stand_in_trial().compile_group()

@@ -42,7 +42,7 @@ from harness.analysis.batch_scaling import first_reach, fit_curve, is_on_edge
 from harness.analysis.noise_scale import mean_noise_scale
 from harness.experiments.experiment import Experiment
 from harness.experiments.verdict import Judgement, every, larger, no_worse, out_of_range, same
-from harness.records import Claim, TrialRecord, Verdict
+from harness.records import Claim, InputError, TrialRecord, Verdict
 from harness.search.samplers import sample
 from harness.search.space import Hyperparameter, Space
 from harness.studies.study import Arm, Study
@@ -365,6 +365,8 @@ def _studies(scale: str, control: bool, overrides: Mapping[str, str]) -> list[St
 def _retrain(records: Sequence[TrialRecord], scale: str, control: bool, overrides: Mapping[str, str]) -> list[Study]:
     """The second round: winners on fresh seeds, and the gradient noise along training at the largest batch size."""
     found, by_study = [], _by_study(records)
+    if scale != "smoke":  # which judges nothing
+        _check_main_task(by_study, tasks_of(scale, control, overrides)[0])
     for task in tasks_of(scale, control, overrides):
         for search in range(task.searches):
             # A search's fresh seeds are the same at every batch size, which pairs them.
@@ -383,6 +385,37 @@ def _retrain(records: Sequence[TrialRecord], scale: str, control: bool, override
                     name = task.study_of(size, search, "noise")
                     found.append(_study(task, name, size, points, seeds, **noise))
     return found
+
+
+def _check_main_task(by_study: Mapping[str, Sequence[TrialRecord]], task: Task) -> None:
+    """Refuses a target that no trial reaches, and spaces that end too early at every batch size.
+
+    Raises:
+      InputError: one of the two, such as of a workload that `--set` changed.
+    """
+    winners = {
+        size: [winner_of(task, by_study[task.study_of(size, search)]) for search in range(task.searches)]
+        for size in task.sizes
+    }
+    if not any(winner for of_size in winners.values() for winner in of_size):
+        raise InputError(
+            f"target {task.target}: no trial of {task.name} reaches this validation error at any batch size, within "
+            f"{task.budget(task.sizes[0])} steps at {task.sizes[0]} and {task.budget(task.sizes[-1])} at "
+            f"{task.sizes[-1]}; leave out what --set makes harder"
+        )
+    if all(_on_edge(task, size, of_size) for size, of_size in winners.items()):
+        low, high = task.rates(task.sizes[0])
+        raise InputError(
+            f"the best trials of {task.name} lie on the edge of the searched space at every batch size (effective "
+            f"rates {low:.3g} to {high:.3g} at {task.sizes[0]}, momentum 0 to {1 - _LEAST_TIGHT}), so that nothing "
+            "can be compared; leave out what --set changes, or widen the space in the experiment's settings"
+        )
+
+
+def _on_edge(task: Task, size: int, winners: Sequence[TrialRecord | None]) -> bool:
+    """Whether more than `EDGE` of a batch size's winners lie at one end of its space."""
+    edges = [_edges(task, size, winner) for winner in winners if winner is not None]
+    return bool(edges) and float(np.sum(edges, 0).max()) > EDGE * task.searches
 
 
 def _by_study(records: Sequence[TrialRecord]) -> dict[str, list[TrialRecord]]:
@@ -411,15 +444,14 @@ def table_of(records: Sequence[TrialRecord], task: Task) -> Table:
     shape = (task.searches, len(task.sizes))
     steps, censored, void = np.zeros(shape), np.zeros(shape, bool), np.zeros(shape[1], bool)
     for at, size in enumerate(task.sizes):
-        edges = np.zeros(3)
+        winners = []
         for search in range(task.searches):
             fresh = by_study.get(task.study_of(size, search, "fresh"), [])
             median = float(np.median([reached(task, trial) for trial in fresh])) if fresh else np.inf
             censored[search, at] = not np.isfinite(median)
             steps[search, at] = min(median, task.budget(size))
-            winner = winner_of(task, by_study[task.study_of(size, search)])
-            edges += (0, 0, 0) if winner is None else _edges(task, size, winner)
-        void[at] = edges.max() > EDGE * task.searches or censored[:, at].sum() > CENSORED * task.searches
+            winners.append(winner_of(task, by_study[task.study_of(size, search)]))
+        void[at] = _on_edge(task, size, winners) or censored[:, at].sum() > CENSORED * task.searches
     return Table(task.sizes, steps, censored, void)
 
 

@@ -138,10 +138,10 @@ class Trial:
                 raise InputError(f"unknown hyperparameter {name!r} of {self.optimizer}{near}; known: {known}")
             if not math.isfinite(value):
                 raise InputError(f"{name} {value!r}: expected a finite number")
-        if self.batch_size < 1 or not 1 <= self.steps <= MOST_STEPS:
-            raise InputError(
-                f"batch_size {self.batch_size}, steps {self.steps}: expected at least 1, and at most {MOST_STEPS} steps"
-            )
+        if self.batch_size < 1 or self.steps < 1:
+            raise InputError(f"batch_size {self.batch_size}, steps {self.steps}: expected at least 1")
+        if self.steps > MOST_STEPS:
+            raise InputError(f"steps {self.steps}: expected at most {MOST_STEPS}")
         if not 0 <= self.hyperparameters["warmup_steps"] <= MOST_STEPS - self.steps:
             raise InputError(
                 f"warmup_steps {self.hyperparameters['warmup_steps']!r}: expected at least 0, and at most {MOST_STEPS} "
