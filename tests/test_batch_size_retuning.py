@@ -5,12 +5,13 @@ import numpy as np
 import pytest
 
 from harness.experiments import batch_size_retuning as retuning
-from harness.experiments.batch_size_retuning import EXPERIMENT, FROZEN, KEPT, SETTINGS, SIZES, Fresh
+from harness.experiments.batch_size_retuning import EXPERIMENT, FROZEN, KEPT, SETTINGS, Fresh
 from harness.experiments.verdict import ALPHA, judge, larger
 from harness.records import TrialRecord
 
 LAPTOP = SETTINGS["laptop"]
-RATES, DECAYS, SEARCHES = np.log(LAPTOP.rates), np.log(LAPTOP.decays), LAPTOP.searches
+PLAIN, FULL = retuning.plain_of(LAPTOP), retuning.full_of(LAPTOP)
+RATES, DECAYS, SEARCHES = np.log(LAPTOP.rates), np.log(LAPTOP.decays), PLAIN.searches
 
 SHIFTED = {"small": (0.4, 0.4), "large": (0.65, 0.7)}
 """Where in the space, from 0 to 1 along rate and decay, the errors of each batch size are lowest."""
@@ -63,37 +64,45 @@ def true_records():
 # --- the plan ---
 
 
-def test_both_batch_sizes_are_searched_at_the_same_points_and_every_search_at_its_own():
-    studies = EXPERIMENT.studies("laptop", False, {})
-    drawn = {study.name: tuple(tuple(point.values()) for point in study.points) for study in studies}
-    assert len(studies) == 2 * SEARCHES and len(set(drawn.values())) == SEARCHES
-    for search in range(SEARCHES):
-        small, large = (retuning.study_of(arm, search, "search") for arm in SIZES)
-        assert drawn[small] == drawn[large]
-    for study in studies:
-        assert study.batch_size == LAPTOP.sizes[SIZES.index(study.arms[0].name)]
-        assert study.steps == LAPTOP.steps
-        for point in study.points:
-            assert LAPTOP.rates[0] <= point["learning_rate"] <= LAPTOP.rates[1]
-            assert LAPTOP.decays[0] <= point["weight_decay"] <= LAPTOP.decays[1]
+@pytest.mark.parametrize("pipeline", [PLAIN, FULL], ids=["plain", "full"])
+def test_both_batch_sizes_are_searched_at_the_same_points_and_every_search_at_its_own(pipeline):
+    studies = {study.name: study for study in EXPERIMENT.studies("laptop", False, {})}
+    space = retuning.space_of(LAPTOP, pipeline)
+    drawn = set()
+    for search in range(pipeline.searches):
+        small, large = (studies[retuning.study_of(arm, search, "search")] for arm in pipeline.arms)
+        assert (small.batch_size, large.batch_size) == LAPTOP.sizes
+        assert small.points == large.points and small.replicates == large.replicates
+        assert small.steps == large.steps == LAPTOP.steps
+        assert all(0 <= space[name].to_unit(value) <= 1 for point in small.points for name, value in point.items())
+        drawn.add(tuple(tuple(point.values()) for point in small.points))
+    assert len(drawn) == pipeline.searches
+
+
+def test_label_smoothing_is_in_the_full_pipeline_alone(true_records):
+    smoothed = {record.arm for record in true_records if "label_smoothing" in record.hyperparameters}
+    assert smoothed == set(FULL.arms)
 
 
 def test_winners_are_retrained_on_fresh_seeds_that_the_arms_share(true_records):
-    by_purpose = {purpose: [r for r in true_records if f"-{purpose}-" in r.study] for purpose in ("search", "fresh")}
-    searched = {r.replicate for r in by_purpose["search"]}
-    fresh = {arm: sorted(r.replicate for r in by_purpose["fresh"] if r.arm == arm) for arm in (*SIZES, KEPT)}
-    assert not searched & set(fresh["small"])
+    fresh = {}
+    for record in true_records:
+        if "-fresh-" in record.study:
+            fresh.setdefault(record.arm, []).append(record.replicate)
+    assert not {r.replicate for r in true_records if "-search-" in r.study} & {r for of in fresh.values() for r in of}
     assert fresh["small"] == fresh["large"] == fresh[KEPT]
-    assert len(set(fresh["small"])) == SEARCHES * LAPTOP.fresh
+    assert fresh["small_smoothed"] == fresh["large_smoothed"]
+    for pipeline in (PLAIN, FULL):
+        assert len(set(fresh[pipeline.arms[0]])) == pipeline.searches * LAPTOP.fresh
 
 
-def test_kept_changes_the_decay_alone_and_frozen_nothing():
+def test_kept_changes_the_decay_alone_and_frozen_nothing(true_records):
     def of(records, arm, search):
         return next(r.hyperparameters for r in records if r.study == retuning.study_of(arm, search, "fresh"))
 
-    records, control = rounds(), rounds(control=True)
+    control = rounds(control=True)
     for search in range(SEARCHES):
-        small, large, kept = (of(records, arm, search) for arm in ("small", "large", KEPT))
+        small, large, kept = (of(true_records, arm, search) for arm in ("small", "large", KEPT))
         assert kept == {**large, "weight_decay": small["weight_decay"]}
         tuned, frozen = of(control, "small", search), of(control, FROZEN, search)
         assert frozen == {**tuned, "batch_size": LAPTOP.sizes[1]}
@@ -103,7 +112,7 @@ def test_kept_changes_the_decay_alone_and_frozen_nothing():
 def test_settings_can_be_planned_and_judged(scale):
     settings = SETTINGS[scale]
     assert settings.sizes[0] < settings.sizes[1] and settings.fresh % 2
-    assert scale == "smoke" or settings.searches >= 8
+    assert scale == "smoke" or min(settings.plain[0], settings.full[0]) >= 8
     for search_control in (False, True):
         assert all(study.plan(0) for study in EXPERIMENT.studies(scale, search_control, {}))
 
@@ -148,7 +157,7 @@ def test_infeasible_trials_never_win_and_count_with_chance():
     assert {retuning.error(r) for r in half if "-search-" in r.study} == {0.9}
     high = np.sqrt(np.prod(LAPTOP.rates))
     some = rounds(infeasible=lambda place: place.trial.hyperparameters["learning_rate"] > high)
-    assert (retuning.winners_of(some, "large", LAPTOP)["learning_rate"] <= high).all()
+    assert (retuning.winners_of(some, PLAIN, "large")["learning_rate"] <= high).all()
     lost = dataclasses.replace(some[0], status="infeasible", results={}, curves={})
     assert retuning.training_loss(lost) == pytest.approx(np.log(10))
 
@@ -159,10 +168,22 @@ def test_winners_crowded_at_an_end_are_out_of_range(end, place, axis, name):
     moved = [0.5, 0.5]
     moved[axis] = -0.5 if place == 0 else 1.5
     records = rounds(best={"small": (0.4, 0.4), "large": tuple(moved)})
-    assert retuning.crowded(LAPTOP, retuning.winners_of(records, "small", LAPTOP)) == []
-    assert f"{name} {end}" in retuning.crowded(LAPTOP, retuning.winners_of(records, "large", LAPTOP))
+    for pipeline in (PLAIN, FULL):
+        small, large = (retuning.winners_of(records, pipeline, arm) for arm in pipeline.arms)
+        assert retuning.crowded(LAPTOP, pipeline, small) == []
+        assert f"{name} {end}" in retuning.crowded(LAPTOP, pipeline, large)
     found = judge(EXPERIMENT.judge(records, "laptop", False))
     assert {(v.verdict, v.reason) for v in found} == {("inconclusive", "range")}
+
+
+def test_no_smoothing_is_an_end_that_cannot_be_widened():
+    middle = {"learning_rate": np.exp(RATES.mean()), "weight_decay": np.exp(DECAYS.mean())}
+    winners = {name: np.full(FULL.searches, value) for name, value in middle.items()}
+    found = [
+        retuning.crowded(LAPTOP, FULL, {**winners, "label_smoothing": np.full(FULL.searches, smoothing)})
+        for smoothing in LAPTOP.smoothings
+    ]
+    assert found == [[], ["label_smoothing high"]]
 
 
 def test_the_control_differs_and_does_not_reproduce_the_main_claim():
@@ -219,7 +240,7 @@ def test_nothing_but_the_batch_size_moves_winners(response):
                 "flat with ties": np.full(len(x), 0.13),
             }[response]
             # One and the same response at both batch sizes.
-            small, large = (np.argmin(errors + 0.002 * np.round(4 * rng.standard_normal(len(x)))) for _ in SIZES)
+            small, large = (np.argmin(errors + 0.002 * np.round(4 * rng.standard_normal(len(x)))) for _ in LAPTOP.sizes)
             ratio[search] = each[large] - each[small]
         moved += sum(larger(ratio[:, axis], retuning.MOVED).p_for <= ALPHA for axis in range(2))
     assert moved / (2 * runs) <= 0.025 + 3 * np.sqrt(0.025 / (2 * runs))
