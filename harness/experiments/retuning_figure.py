@@ -30,6 +30,9 @@ from harness.records import TrialRecord
 BUCKETS = 6
 """Parts of a searched range, equal on its log scale."""
 
+SHOWN = 2.5
+"""Times the lowest error up to which errors of the searches are drawn; what lies above has diverged."""
+
 
 def draw(records: Sequence[TrialRecord], scale: str) -> Figure:
     """Draws the figure; its caption is `EXPERIMENT.figure`.
@@ -54,12 +57,12 @@ def draw(records: Sequence[TrialRecord], scale: str) -> Figure:
         if arm not in full.arms:  # the smoothing is in the training loss
             label = labels[arm].replace("\n", " ")
             axes[3].plot(found.training_loss, found.error, marker, color=colour, alpha=0.6, label=label)
-    axes[3].set(yscale="log", xlabel="training loss of the last steps (nats)", ylabel="validation error")
+    axes[3].set(xlabel="training loss of the last steps (nats)", ylabel="validation error")
     axes[3].set_title("winners on fresh seeds: what is fitted,\nand what is learnt (medians of each search)")
     axes[3].legend()
-    plain_log_ticks(axes[3].yaxis)
     errors = {labels[arm]: found.error for arm, found in fresh.items()}
     draw_dots(axes[4], errors, "validation error", "winners on fresh seeds\n(medians of each search)")
+    axes[4].set_yscale("linear")
     differences = {
         labels[arm]: found.error - fresh["small_smoothed" if arm in full.arms else "small"].error
         for arm, found in fresh.items()
@@ -116,6 +119,8 @@ def _draw_search(
     what = name.replace("_", " ")
     title = f"the searches without smoothing:\nbest trial by {what} (median over searches)"
     draw_isolation(axes, series, what, "validation error", title)
+    axes.set_ylim(top=SHOWN * min(min(line.errors) for line in series))
+    axes.legend()
 
 
 def _draw_winners(
