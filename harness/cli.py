@@ -122,6 +122,48 @@ def reproduce(
     raise typer.Exit(next(status for status in (1, 3, 0) if status in statuses))
 
 
+@app.command("flips")
+def flip_maps(
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Experiments, or `all`.", show_default=False)],
+    scale: _Scale = "laptop",
+    out: _Out = Path("results"),
+    seed: Annotated[int, typer.Option(help="Seed of the experiment.")] = 0,
+    jobs: _Jobs = None,
+    as_json: Json = False,
+) -> None:
+    """See how verdicts change with model size, steps, data size and batch size."""
+    from harness.experiments.experiment import experiment, experiments
+    from harness.flips import flips
+    from harness.progress import TrialProgress
+    from harness.studies.processes import available_cores
+
+    found = []
+    for one in [experiment(name) for name in (experiments() if "all" in names else dict.fromkeys(names))]:
+        with TrialProgress(one.name) as progress:
+            result = flips(
+                one,
+                scale,
+                out,
+                seed,
+                on_variation=progress.notice,
+                jobs=available_cores() if jobs is None else jobs,
+                executor=None,
+                overrides={},
+                fresh=False,
+                command=shlex.join(["playbook", *sys.argv[1:]]),
+                on_progress=progress.update,
+            )
+        found.append(result)
+        if not as_json:
+            for cell in result["cells"]:
+                verdicts = [f"{claim['id']} {claim['verdict']}" for claim in cell.get("claims", ())]
+                told = cell.get("unavailable") or ", ".join(verdicts) or "not judged"
+                print(f"{cell['axis']} x{cell['factor']:g}: {told}")
+            print(f"{result['folder']}/index.html")
+    if as_json:
+        print(json.dumps(found[0] if len(found) == 1 else found, indent=1))
+
+
 @app.command()
 def train(
     workload: _Workload,
@@ -236,6 +278,34 @@ def diagnose(
 
 
 @app.command()
+def plan(
+    table: Annotated[
+        str, typer.Argument(metavar="TABLE", show_default=False, help="Trials of a pilot, as diagnose reads them.")
+    ],
+    effect: Annotated[
+        float, typer.Option(help="Difference that matters, in the objective's units.", show_default=False)
+    ],
+    power: Annotated[float, typer.Option(help="Chance to find it.")] = 0.8,
+    format: Annotated[str | None, typer.Option(help="As of diagnose.", show_default=False)] = None,
+    objective: Annotated[str | None, typer.Option(metavar="COLUMN", help="Guessed if left out.")] = None,
+    goal: Annotated[str | None, typer.Option(help="min or max; by the objective's name if left out.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the page; results/plan/<table> if left out.", show_default=False)
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Say how many runs and trials a stated effect needs, from a pilot study, and what they cost."""
+    from harness.plan import plan as make
+
+    result = make(table, effect, power, format, objective, goal, out)
+    if as_json:
+        print(json.dumps(result))
+        return
+    _print_findings(result)
+    print(f"\npage: {Path(result['folder']) / 'index.html'}")
+
+
+@app.command()
 def tune(
     spec: Annotated[Path, typer.Argument(metavar="SPEC.toml", show_default=False, help="What the study is.")],
     out: _Out = Path("results"),
@@ -329,6 +399,49 @@ def clip(
     from harness.procedures.clip import clip as procedure
 
     _follow(procedure(percentile, seeds), workload, scale, out, seed, jobs, executor, settings, fresh, as_json)
+
+
+@app.command("max-steps")
+def max_steps(
+    workload: _Workload,
+    rates: _Rates = None,
+    fit: Annotated[float, typer.Option(help="Training loss that counts as a perfect fit.")] = 0.005,
+    seeds: _Seeds = 3,
+    scale: _Scale = "laptop",
+    out: _Out = Path("results"),
+    seed: _Seed = 0,
+    jobs: _Jobs = None,
+    executor: _Executor = None,
+    settings: _Settings = None,
+    fresh: _Fresh = False,
+    as_json: Json = False,
+) -> None:
+    """Find a first max_train_steps: how soon a constant rate fits the training set perfectly."""
+    from harness.procedures.max_steps import max_steps as procedure
+
+    _follow(procedure(rates, fit, seeds), workload, scale, out, seed, jobs, executor, settings, fresh, as_json)
+
+
+@app.command("next-round")
+def next_round(
+    study: Annotated[
+        Path, typer.Argument(metavar="STUDY.toml", show_default=False, help="Of a study that playbook tune finished.")
+    ],
+    steps: Annotated[int, typer.Option(help="Steps of the last round.", show_default=False)],
+    rounds: Annotated[int, typer.Option(help="Rounds up to that length, growing by one factor.")] = 1,
+    points: Annotated[int, typer.Option(help="How many of the best points the next round runs.")] = 3,
+    out: _Out = Path("results"),
+    as_json: Json = False,
+) -> None:
+    """Write the specification of a longer round: what carries over, and what to tune again."""
+    from harness.next_round import next_round as write
+
+    result = write(study, steps, rounds, points, out, shlex.join(["playbook", *sys.argv[1:]]))
+    if as_json:
+        print(json.dumps(result, indent=1))
+        return
+    _print_findings(result)
+    print(f"\nrun it: playbook tune {shlex.quote(result['specification'])} --out {shlex.quote(str(out))}")
 
 
 @app.command("batch-size")

@@ -49,7 +49,7 @@ def diagnose(
     """
     axes = _axes(space) if space is not None else {}
     table = importer.read(path, format, objective, goal)
-    return write(table, Path(path).name, out or Path("results") / "diagnose" / _folder_name(path), axes, replacement)
+    return write(table, Path(path).name, out or Path("results") / "diagnose" / folder_name(path), axes, replacement)
 
 
 def write(
@@ -138,6 +138,13 @@ def describe(reading: Reading) -> dict[str, Any]:
             }
             for curve in reading.curves
         ],
+        "best_steps": {
+            "trials": len(reading.best_steps.shares),
+            "first_tenth": reading.best_steps.early,
+            "last_quarter": reading.best_steps.late,
+            "reading": reading.best_steps.reading,
+            "histogram": reading.best_steps.histogram(),
+        },
         "findings": [dataclasses.asdict(finding) for finding in findings(reading)],
     }
     return json_ready(result)
@@ -186,5 +193,6 @@ def _axes(path: Path) -> dict[str, Axis]:
     return found
 
 
-def _folder_name(path: str) -> str:
+def folder_name(path: str) -> str:
+    """A folder's name for what was read from a path."""
     return re.sub(r"[^\w.-]+", "-", Path(path).name).strip(".-") or "table"

@@ -53,6 +53,8 @@ def record(
         contents[stem.with_name(f"{stem.name}.json")] = content
         if folder.parent.parent == out:  # an experiment's
             contents[stem.with_name(f"{stem.name}.png")] = _read(folder / "figure.png")
+            if (folder / "flips.json").exists():
+                contents[stem.with_name(f"{stem.name}.flips.json")] = _read(folder / "flips.json")
     if benchmarks is not None:
         rows, timed_on = _read_benchmarks(benchmarks)
         path = baseline / (device or folder_name(timed_on)) / "benchmarks.json"

@@ -145,6 +145,7 @@ class TrialTable:
         source says how it was searched.
       skipped: one line for every trial that could not be read.
       warnings: one line for every doubt about what was read.
+      seconds: that each trial took, float64 (n,), NaN where that is not known; None where the source does not say.
     """
 
     trials: tuple[str, ...]
@@ -158,3 +159,4 @@ class TrialTable:
     ranges: Mapping[str, tuple[float, float, str]] = field(default_factory=dict)
     skipped: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    seconds: np.ndarray | None = None

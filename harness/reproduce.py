@@ -20,6 +20,9 @@ from harness.studies.store import locked_folder, move_aside
 from harness.studies.study import PlannedTrial, Study
 from workloads.workload import ConfigurationError, DataError
 
+FLIPS = "flips.json"
+"""Of a result folder: what `harness.flips` found."""
+
 
 def reproduce(
     experiment: Experiment,
@@ -173,6 +176,7 @@ def _write(
 
     write_parquet(records, folder / "trials.parquet")
     save(lambda: experiment.draw(records, verdicts, result["scale"]), folder)
-    page = experiment_page(experiment, records, result, (folder / "figure.svg").read_text("utf-8"))
+    flips = json.loads((folder / FLIPS).read_text("utf-8")) if (folder / FLIPS).exists() else None
+    page = experiment_page(experiment, records, result, (folder / "figure.svg").read_text("utf-8"), flips)
     (folder / "index.html").write_text(page, "utf-8")
     (folder / "result.json").write_text(json.dumps(result, indent=1) + "\n", "utf-8")

@@ -16,6 +16,18 @@ STEEP = ["tests.steep:SCALES", *WORKLOAD[1:], "--set", "steps=1000"]
 COMMANDS = {
     "clip": ["clip", *WORKLOAD, "--seeds", "3", "--percentile", "80"],
     "warmup": ["warmup", *STEEP, "--seeds", "3", "--rates", "0.01,0.03,0.1,0.3", "--factor", "2"],
+    "max-steps": [
+        "max-steps",
+        *WORKLOAD,
+        "--set",
+        "steps=200",
+        "--seeds",
+        "2",
+        "--rates",
+        "0.01,0.1,1",
+        "--fit",
+        "0.7",
+    ],
     "instability": ["instability", *WORKLOAD, "--seeds", "2", "--rates", "0.01,0.1,100"],
 }
 
@@ -125,6 +137,11 @@ BAD = [
     (["warmup", *WORKLOAD, "--rates", "1,2"], "--rates '1,2': expected at least 3 different rates above 0"),
     (["instability", *WORKLOAD, "--rates", "a,b,c"], "--rates 'a,b,c': expected numbers"),
     (["instability", *WORKLOAD, "--set", "learning_rate=0"], "learning_rate 0: expected more than 0"),
+    (["max-steps", *WORKLOAD, "--fit", "0"], "--fit 0: expected a training loss above 0, such as 0.005"),
+    (["max-steps", *WORKLOAD, "--set", "steps=3"], "steps 3: expected at least 4, one pass over the 32 training"),
+    (["max-steps", *WORKLOAD, "--rates", "1,2"], "--rates '1,2': expected at least 3 different rates above 0"),
+    (["max-steps", *WORKLOAD, "--seeds", "1"], "--seeds 1: expected at least 2"),
+    (["max-steps", *WORKLOAD, "--set", "schedule=cosin"], "unknown schedule 'cosin'; did you mean 'cosine'?"),
     (["instability", "wide_resnet", "--scale", "small"], "unknown scale 'small' of wide_resnet"),
 ]
 

@@ -84,6 +84,14 @@ def test_unshuffled_examples_come_by_label_in_every_epoch():
     np.testing.assert_array_equal(np.concatenate(pieces), feed.training(0, 10).indices[0, :10])
 
 
+@pytest.mark.parametrize("make", [stand_in_trial, streamed_trial])
+def test_unshuffled_trials_run_and_differ_from_shuffled_ones(make):
+    shuffled, stored = (make(shuffled=way) for way in (True, False))
+    curves = [run_trial(Programs(trial), trial).curves["train_loss"] for trial in (shuffled, stored)]
+    assert curves[0].shape == curves[1].shape
+    assert not np.array_equal(*curves)
+
+
 def test_unshuffled_streams_come_as_they_are_stored():
     trial = streamed_trial(shuffled=False)
     stored = trial.workload.data(trial.seeds["split"]).train.records.fields["image"]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from harness.analysis.axes import positions
+from harness.analysis.best_steps import EARLY, FEWEST, LATE
 from harness.analysis.boundaries import MIN_TRIALS
 from harness.analysis.reading import Reading
 from harness.analysis.training_curves import Thresholds
@@ -57,6 +58,7 @@ def findings(reading: Reading) -> list[Finding]:
             *_infeasible(reading),
             *_sampling(reading),
             *_curves(reading),
+            *_best_steps(reading),
             *_isolation(reading),
             *_variance(reading),
         ]
@@ -339,6 +341,25 @@ def _curves(reading: Reading) -> Iterator[Finding]:
     count = sum(one.overfitting for one in every)
     if count and not checks.overfitting:
         yield Finding("curves", "note", f"{count} of {len(every)} trials overfit, the best one not.", "")
+
+
+def _best_steps(reading: Reading) -> Iterator[Finding]:
+    found = reading.best_steps
+    n = len(found.shares)
+    if not n:
+        return
+    evidence = (
+        f"Of {_count(n, 'feasible trial')} with curves {found.early} have their best step in the first {EARLY:.0%} of "
+        f"training and {found.late} in the last {1 - LATE:.0%} (median at {np.median(found.shares):.0%})."
+    )
+    advice = {
+        "too long": "max_train_steps is too high: lower it, and spend the steps on more trials.",
+        "too short": "It may pay to raise max_train_steps and tune the decay schedule again; but a rate that decays to "
+        "0 puts the best step there whatever the length: try one longer run first.",
+    }.get(found.reading, "")
+    if n < FEWEST:
+        advice = f"Fewer than {FEWEST} trials tell nothing of max_train_steps."
+    yield Finding("best steps", "note" if advice else "good", evidence, advice)
 
 
 def _isolation(reading: Reading) -> Iterator[Finding]:

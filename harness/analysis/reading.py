@@ -11,6 +11,7 @@ import numpy as np
 
 from harness.analysis.axes import Axis, scores
 from harness.analysis.best_of_k import BestOf, best_of
+from harness.analysis.best_steps import BestSteps, best_steps
 from harness.analysis.boundaries import Side, check_boundaries
 from harness.analysis.estimated_axes import estimate_axes
 from harness.analysis.infeasible import Infeasible, find_infeasible
@@ -69,6 +70,7 @@ class Reading:
       training_name: training curve beside it; None where there is none.
       curves: those of the best trials, best first.
       every_curve: the checks of all trials, None where a trial has too few points.
+      best_steps: where in training the best steps of the feasible trials lie, on the curve that was checked.
     """
 
     table: TrialTable
@@ -87,6 +89,7 @@ class Reading:
     training_name: str | None
     curves: tuple[CheckedCurve, ...]
     every_curve: tuple[CurveChecks | None, ...]
+    best_steps: BestSteps
 
 
 def read(
@@ -164,6 +167,10 @@ def read(
             if validation and table.curves[validation][i] is not None
         ),
         every_curve=checks,
+        best_steps=best_steps(
+            [table.curves[validation][i] for i in order.tolist()] if validation else [],
+            _goal(table, validation, curve_goals or {}),
+        ),
     )
 
 
@@ -211,11 +218,15 @@ def _checks(
     return check_curves(
         table.curves[validation],
         table.curves[training] if training else None,
-        goal=table.goal if own else goals[validation],
+        goal=_goal(table, validation, goals),
         training_goal=goals.get(training, "min") if training else "min",
         # Trial variance is in the units of the objective alone.
         difference=trial_sd if own else None,
     )
+
+
+def _goal(table: TrialTable, validation: str | None, goals: Mapping[str, str]) -> str:
+    return table.goal if validation in (None, table.objective_name) else goals[validation]
 
 
 def _of_runs(isolation: Isolation, best_runs: np.ndarray) -> Isolation:

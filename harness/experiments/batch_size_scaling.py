@@ -605,5 +605,6 @@ EXPERIMENT = Experiment(
     studies=_studies,
     judge=_judge,
     draw=_draw,
+    flips=("model", "data"),
     follow_ups=(_retrain,),
 )

@@ -36,6 +36,7 @@ class Experiment:
       follow_ups: for each further round (records of the rounds before, scale, control, workload overrides) to its
         studies, such as the best points of the first on fresh seeds; none ends nothing, a later round may have some.
         It must be a function of its arguments alone: a resumed run plans again.
+      flips: axes of its flip maps, see `harness.experiments.variation`: those that leave what is asked as it is.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Experiment:
     judge: Callable[[Sequence[TrialRecord], str, bool], list[tuple[Claim, Judgement]]]
     draw: Callable[[Sequence[TrialRecord], Sequence[Verdict], str], Figure]
     follow_ups: tuple[Callable[[Sequence[TrialRecord], str, bool, Mapping[str, str]], list[Study]], ...] = ()
+    flips: tuple[str, ...] = ("model", "steps", "data", "batch")
 
 
 def experiments() -> dict[str, Experiment]:

@@ -1,7 +1,7 @@
 """Throughput doubles with the batch until the device is full, and accumulating gradients adds nothing.
 
-    playbook reproduce feasible-batch-sizes              about 3 minutes on 2 CPU cores
-    playbook reproduce feasible-batch-sizes --control    about 3 minutes
+    playbook reproduce feasible-batch-sizes              about 2 minutes on 2 CPU cores
+    playbook reproduce feasible-batch-sizes --control    about 2 minutes
 
 The playbook says (L124-141): train each power of two for a few steps; as long as the device is not full, throughput
 should double with the batch, or nearly, and the time per step stay nearly constant; where it does not, something else
@@ -17,10 +17,14 @@ Nothing else may run on the machine: what does shows as spread.
 The gain of a doubling is the log2 ratio of the throughputs, 1 where it doubles. Time per step over that of half the
 batch is 2 to the power of 1 minus the gain: the first claim's two halves are one measurement.
 
-PILOT
+A pilot of two trials a size on a core of an AMD EPYC, milliseconds per step at 1, 2, 4, 16, 64 and 128: .50, .46, .60,
+1.3, 4.5 and 8.9. The first doubling gains more than 1 (a batch of 1 takes another matrix product), the second .6: a
+core is full from about 16 on. For the control's images, in a loop that reads nothing ahead, 1.0, 1.4 and 2.2 at 1, 2
+and 4.
 
 Null calibration, 2,000 simulated experiments a row, gains with the skewed noise of timings (a tenth of the calls slowed
-by up to a half): CALIBRATION
+by up to a half): with the truth at the edge of one of the three parts and the others certain, 2.5% are reproduced in
+each case, which is what is allowed.
 """
 
 from __future__ import annotations
@@ -265,4 +269,5 @@ EXPERIMENT = Experiment(
     studies=_studies,
     judge=_judge,
     draw=_draw,
+    flips=("model",),
 )

@@ -383,5 +383,6 @@ EXPERIMENT = Experiment(
     studies=_studies,
     judge=_judge,
     draw=_draw,
+    flips=("model", "data", "batch"),
     follow_ups=(_probes,),
 )

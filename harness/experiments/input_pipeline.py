@@ -1,7 +1,7 @@
 """Preparing examples while the device computes shortens a step, and a barrier in the loop undoes it.
 
-    playbook reproduce input-pipeline              about 1 minute on 2 CPU cores
-    playbook reproduce input-pipeline --control    about 2 minutes
+    playbook reproduce input-pipeline              about 2 minutes on 2 CPU cores
+    playbook reproduce input-pipeline --control    about 5 minutes
 
 The playbook says (L685-700): common causes of an input-bound pipeline are data far away, expensive preprocessing, and
 unintended synchronization barriers that interfere with prefetching, such as reading the metrics of a step; prefetch.
@@ -24,9 +24,11 @@ The third claim is ours: where threads read ahead, the barrier interferes with h
 
 The figure to expect: the four loops' time per step, longest at the right; where the time goes; and the ratios.
 
-PILOT
+A pilot of four trials a loop, milliseconds per step in the order of the table: 17.8, 17.9, 19.5 and 26.9. A barrier
+hurts the loop whose only prefetching is that a step returns at once, and hardly the one whose threads read ahead.
 
-Null calibration, 2,000 simulated experiments a row (ratios with the skewed noise of timings): CALIBRATION
+Null calibration, 2,000 simulated experiments with every ratio at its edge and the skewed noise of timings: .9, .8 and
+.9% of the claims are reproduced (at most 2.5% are allowed), and 2.2% of the control's (5%).
 """
 
 from __future__ import annotations
@@ -203,4 +205,5 @@ EXPERIMENT = Experiment(
     studies=_studies,
     judge=_judge,
     draw=_draw,
+    flips=("model", "batch"),
 )

@@ -239,4 +239,5 @@ EXPERIMENT = Experiment(
     studies=_studies,
     judge=_judge,
     draw=_draw,
+    flips=("model", "batch"),
 )

@@ -137,6 +137,7 @@ def assemble(source: Source, objective: str | None, goal: str | None) -> TrialTa
         },
         skipped=tuple(skipped),
         warnings=tuple(warnings),
+        seconds=_seconds(roles, column_of),
     )
 
 
@@ -311,6 +312,20 @@ def _hyperparameters(
     if results:
         warnings.append(f"columns taken for results, not hyperparameters: {_listed(results)}")
     return found
+
+
+def _seconds(roles: Mapping[str, str | None], column_of: Callable[[str], np.ndarray]) -> np.ndarray | None:
+    """The column of the time of a trial: by name, or the only one in seconds."""
+    found = [name for name, one in roles.items() if one == "timing" and names.words(name)[-1] in ("seconds", "secs")]
+    known = [name for name in ("trial_seconds", "seconds") if name in found] or (found if len(found) == 1 else [])
+    for name in known[:1]:
+        try:
+            column = column_of(name)
+        except InputError:  # of a column that nothing else needs
+            return None
+        if column.dtype != object and np.isfinite(column).any():
+            return column
+    return None
 
 
 def _repeats(column: np.ndarray, objective: np.ndarray) -> bool:

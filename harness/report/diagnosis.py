@@ -12,6 +12,7 @@ from harness.report.study_charts import (
     SHOWN_WORST,
     axis_plot,
     best_of_plot,
+    best_steps_plot,
     curve_plot,
     isolation_plot,
 )
@@ -62,7 +63,7 @@ def _sections(reading: Reading) -> list[Section]:
         if len(reading.table.trials) > MOST_POINTS
         else ""
     )
-    curves = curve_plot(reading)
+    curves, steps = curve_plot(reading), best_steps_plot(reading)
     return [
         Section(
             "Axis plots",
@@ -82,4 +83,10 @@ def _sections(reading: Reading) -> list[Section]:
             [best_of_plot(reading)],
         ),
         Section("Training curves", "Of the best trials; hover tells which.", [curves] if curves else []),
+        Section(
+            "Is max_train_steps right?",
+            "The step of every feasible trial's best checkpoint. All in the first tenth: too many steps. All in the "
+            "last quarter: longer training may pay.",
+            [steps] if steps else [],
+        ),
     ]

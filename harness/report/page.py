@@ -15,7 +15,11 @@ MOST_SETTINGS = 12
 
 
 def experiment_page(
-    experiment: Experiment, records: Sequence[TrialRecord], result: Mapping[str, Any], figure_svg: str
+    experiment: Experiment,
+    records: Sequence[TrialRecord],
+    result: Mapping[str, Any],
+    figure_svg: str,
+    flips: Mapping[str, Any] | None = None,
 ) -> str:
     """Renders `index.html`.
 
@@ -24,6 +28,7 @@ def experiment_page(
       records: its trial table.
       result: what `result.json` holds.
       figure_svg: the figure, set into the page.
+      flips: what `flips.json` holds, see `harness.flips`; None where there is none.
 
     Returns:
       HTML that needs no other file.
@@ -37,9 +42,38 @@ def experiment_page(
         experiment=experiment,
         result=result,
         summary=_summary(records),
+        maps=[] if flips is None else flip_maps(result, flips),
         # Our own drawing; everything else on the page is escaped.
         figure=Markup(figure_svg[figure_svg.index("<svg") :]),
     )
+
+
+def flip_maps(result: Mapping[str, Any], flips: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Lays out a map per claim: an axis a row, its cells in ascending order of the factor, the chosen setting as 1.
+
+    Args:
+      result: what `result.json` holds, for the chosen setting.
+      flips: what `flips.json` holds.
+
+    Returns:
+      `id`, `factors` and `rows` of each claim; a row has `axis` and `cells`, a claim with its verdict each, or
+      `unavailable`.
+    """
+    factors = sorted({1.0, *(cell["factor"] for cell in flips["cells"])})
+    axes = dict.fromkeys(cell["axis"] for cell in flips["cells"])
+    maps = []
+    for claim in result["claims"]:
+        rows = []
+        for axis in axes:
+            found = {cell["factor"]: _of_claim(cell, claim["id"]) for cell in flips["cells"] if cell["axis"] == axis}
+            rows.append({"axis": axis, "cells": [{**found, 1.0: claim}[factor] for factor in factors]})
+        maps.append({"id": claim["id"], "factors": factors, "rows": rows})
+    return maps
+
+
+def _of_claim(cell: Mapping[str, Any], claim: str) -> Mapping[str, Any]:
+    judged = next((found for found in cell.get("claims", ()) if found["id"] == claim), None)
+    return judged or {"unavailable": cell.get("unavailable", "not judged")}
 
 
 def format_number(value: float | None) -> str:

@@ -6,11 +6,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from harness.records import TrialRecord
-from harness.report.procedure_charts import clip_sections, instability_sections, warmup_sections
+from harness.report.procedure_charts import (
+    clip_sections,
+    instability_sections,
+    max_steps_sections,
+    warmup_sections,
+)
 
 _PAGES = {
     "clip": ("Clipping threshold", clip_sections),
     "warmup": ("Warmup search", warmup_sections),
+    "max-steps": ("First max_train_steps", max_steps_sections),
     "instability": ("Instability check", instability_sections),
 }
 

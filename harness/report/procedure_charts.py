@@ -1,4 +1,5 @@
-"""The charts of the procedures: rate sweeps, losses, gradient norms over time and as a histogram, curvature."""
+"""The charts of the procedures: rate sweeps, losses, steps to a fit, gradient norms over time and as a histogram,
+curvature."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from harness.analysis.axes import Axis
 from harness.procedures.clip import PARTS, running_thresholds
+from harness.procedures.max_steps import pass_means
 from harness.procedures.procedure import of
 from harness.records import TrialRecord
 from harness.report.chart import Chart, Line, Point, across, label, on, padded, path, ticks, up
@@ -133,6 +135,40 @@ def instability_sections(decision: Mapping[str, Any], records: Sequence[TrialRec
             Section("Curvature", "Median of the runs. It explains and does not judge: networks train past it.", [chart])
         )
     return sections
+
+
+def max_steps_sections(decision: Mapping[str, Any], records: Sequence[TrialRecord]) -> list[Section]:
+    """The charts of `playbook max-steps`."""
+    swept, best, window = decision["sweep"], decision["learning_rate"], decision["window"]
+    x_axis = Axis(swept[0]["rate"], swept[-1]["rate"], "log")
+    y_axis = _axis(np.array([window, decision["steps"]], np.float64), True)
+    chart = Chart("steps to a fit", "learning rate, log", "steps, log", "steps until each run fits the training set")
+    chart.x_ticks, chart.y_ticks = ticks(x_axis, across), ticks(y_axis, up)
+    for rate in swept:
+        x = float(across(on(x_axis, [rate["rate"]])[0]))
+        for steps in rate["steps"]:
+            kind = "best" if rate["rate"] == best else "trial"
+            chart.points.append(Point(x, float(up(on(y_axis, [steps])[0])), kind, f"rate {rate['rate']:g}: {steps}"))
+        if missed := rate["runs"] - rate["fitted"]:
+            text = f"rate {rate['rate']:g}: {missed} of {rate['runs']} do not fit, {rate['infeasible']} infeasible"
+            chart.points.append(Point(x, float(up(1.0)), "infeasible", text))
+    around = [rate["rate"] for rate in swept]
+    first = min(max(around.index(best) - 1, 0), max(len(around) - DRAWN, 0))
+    series = []
+    for i, rate in enumerate(around[first : first + DRAWN]):
+        for record in [r for r in of(records, "sweep") if r.hyperparameters["learning_rate"] == rate][:2]:
+            means = pass_means(record.curves["train_loss"], window)
+            at = np.arange(window, window + len(means))
+            series.append(_Series(f"curve{i}", f"rate {rate:g}", at, means))
+    series.append(_Series("dashed", "fit", np.array([window, decision["steps"]]), np.full(2, decision["fit"])))
+    return [
+        Section(
+            "The sweep",
+            "Each run; those of the chosen rate larger, a cross at the top where runs do not fit. Beside it the mean "
+            "training loss of the last pass over the training set, of two runs of rates around the chosen one.",
+            [chart, _losses("training loss of the last pass", series)],
+        )
+    ]
 
 
 def _sweep_section(decision: Mapping[str, Any], records: Sequence[TrialRecord], unstable: float | None) -> Section:

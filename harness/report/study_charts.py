@@ -1,10 +1,11 @@
-"""The charts of a study's reading: axis plots, isolation plots, best of k, training curves of the best trials."""
+"""The charts of a study's reading: axis plots, isolation plots, best of k, curves of the best trials, best steps."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from harness.analysis.axes import Axis
+from harness.analysis.best_steps import BINS, EARLY, LATE
 from harness.analysis.isolation import Isolation
 from harness.analysis.reading import Reading
 from harness.report.chart import Box, Chart, Line, Point, Tick, across, label, named, on, padded, path, ticks, up
@@ -128,6 +129,27 @@ def curve_plot(reading: Reading) -> Chart | None:
         x = across(on(x_axis, curve.validation.steps[seen]))
         y = up(on(y_axis, curve.validation.values[seen]))
         chart.lines.append(Line(path(x, y), f"curve{rank}", f"trial {table.trials[curve.trial]}"))
+    return chart
+
+
+def best_steps_plot(reading: Reading) -> Chart | None:
+    """Histogram of the best steps along training, with the playbook's thresholds; None without any."""
+    counts = reading.best_steps.histogram()
+    if not counts.any():
+        return None
+    x_axis, y_axis = Axis(0.0, 1.0), Axis(0.0, float(counts.max()))
+    chart = Chart("best steps", "best step, share of training", "trials", "histogram of the best steps along training")
+    chart.x_ticks = ticks(x_axis, across)
+    chart.y_ticks = [tick for tick in ticks(y_axis, up) if float(tick.label).is_integer()]  # of trials
+    places, floor = across(np.linspace(0, 1, BINS + 1)), float(up(0.0))
+    tops = up(on(y_axis, counts))
+    for left, right, top in zip(places, places[1:], tops, strict=False):
+        chart.bands.append((float(left), round(float(right - left), 1), float(top), round(floor - float(top), 1)))
+    outline_x = np.concatenate([places[:1], np.repeat(places[1:-1], 2), places[-1:]])
+    chart.lines.append(Line(path(outline_x, np.repeat(tops, 2)), "thin", ""))
+    for share, text in ((EARLY, f"first {EARLY:.0%}"), (LATE, f"last {1 - LATE:.0%}")):
+        x = across(np.full(2, share))
+        chart.lines.append(Line(path(x, up(np.array([0.0, 1.0]))), "dashed", text))
     return chart
 
 

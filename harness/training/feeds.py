@@ -66,7 +66,7 @@ class ArrayFeed:
         if self._stored is not None:
             places = np.arange(start * indices.shape[2], stop * indices.shape[2]) % self._examples
             for lane, stored in enumerate(self._stored):
-                indices[lane, : stop - start] = stored[places].reshape(stop - start, -1)
+                indices[lane, : stop - start] = stored[places].reshape(stop - start, indices.shape[2])
         return Piece(self._train, indices)
 
     def evaluation(self) -> Iterator[Piece]:

@@ -1,0 +1,75 @@
+"""Flip maps: how the verdicts of an experiment change with model size, steps, data size and batch size.
+
+A laptop's verdict is of one setting. Every reader asks whether it would hold for theirs; the map answers for what is
+near: each axis halved and doubled, one at a time, judged by the same rules on the same seeds.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from harness.experiments.experiment import Experiment
+from harness.experiments.variation import Variation, grid, varied
+from harness.records import InputError
+from harness.reproduce import FLIPS, reproduce
+
+
+def flips(
+    experiment: Experiment,
+    scale: str,
+    out: Path,
+    seed: int,
+    on_variation: Callable[[str], None] = lambda name: None,
+    **named: Any,
+) -> dict[str, Any]:
+    """Runs what is missing of an experiment and its variations, and draws the maps into the experiment's page.
+
+    Variations lie below `OUT/flips/<variation>/`, result folders like any other, so that a killed run goes on from what
+    is finished.
+
+    Args:
+      experiment: what to run.
+      scale: one of `harness.experiments.experiment.SCALES`.
+      out: the folder of all results.
+      seed: of the experiment.
+      on_variation: called with the name of what is run next, empty for the chosen setting.
+      **named: what else `harness.reproduce.reproduce` takes.
+
+    Returns:
+      What `flips.json` holds, and `folder`: `cells`, each with `axis`, `factor`, and either `claims` (as in
+      `result.json`) or `unavailable`, the reason why there is no such cell.
+
+    Raises:
+      InputError: bad input, see the message.
+    """
+    on_variation("")
+    chosen = reproduce(experiment, scale, out, seed, control=False, **named)
+    cells = []
+    for variation in grid(experiment.flips):
+        on_variation(variation.name)
+        cells.append(_cell(experiment, variation, scale, out, seed, named))
+    content = {"experiment": experiment.name, "scale": scale, "seed": seed, "cells": cells}
+    folder = Path(chosen["folder"])
+    try:
+        (folder / FLIPS).write_text(json.dumps(content, indent=1) + "\n", "utf-8")
+    except OSError as error:
+        raise InputError(f"{folder} cannot be written ({error.strerror}); make room and repeat the command") from None
+    reproduce(experiment, scale, out, seed, control=False, **named)  # trains nothing more, and draws the page anew
+    return {**content, "folder": str(folder)}
+
+
+def _cell(
+    experiment: Experiment, variation: Variation, scale: str, out: Path, seed: int, named: Mapping[str, Any]
+) -> dict[str, Any]:
+    place = {"axis": variation.axis, "factor": variation.factor}
+    try:
+        result = reproduce(
+            varied(experiment, variation), scale, out / "flips" / variation.name, seed, control=False, **named
+        )
+    except InputError as error:
+        return {**place, "unavailable": str(error)}
+    kept = ("id", "verdict", "reason", "effect", "interval", "n")
+    return {**place, "claims": [{name: claim[name] for name in kept} for claim in result["claims"]]}
