@@ -32,8 +32,6 @@ _LABELS = {
     DECAY: "linear decay",
     AVERAGING: "Polyak averaging",
 }
-_COLOURS = dict(zip(_LABELS, COLOURS, strict=False))
-_MARKERS = dict(zip(_LABELS, MARKERS, strict=False))
 
 
 def draw(records: Sequence[TrialRecord], scale: str) -> Figure:
@@ -49,13 +47,15 @@ def draw(records: Sequence[TrialRecord], scale: str) -> Figure:
     trials = {arm: found for arm, found in trials.items() if found}
     title = f"step-variance at scale {scale}" + (", control: full-batch gradients" if control else "")
     figure, axes = panels(4, title)
-    for arm, found in trials.items():
+    everything = f"all {settings.part * _parts(trials):,}"
+    for (arm, found), colour in zip(trials.items(), COLOURS, strict=False):
         steps, errors = found[0].curves["evaluation_step"], late_errors(found[0])
-        axes[0].plot(steps, errors[:, 0], color=_COLOURS[arm], linewidth=1, label=_LABELS[arm])
+        shown = errors.mean(axis=1) if control else errors[:, 0]
+        axes[0].plot(steps, shown, color=colour, linewidth=1, label=_LABELS[arm])
     axes[0].set(xlabel="step", ylabel="validation error (share of examples)")
-    axes[0].set_title(f"one seed, evaluated on {settings.part} examples")
+    axes[0].set_title(f"one seed, evaluated on {everything if control else settings.part} examples")
     for panel, all_data in ((axes[1], False), (axes[2], True)):
-        size = f"all {settings.part * _parts(trials):,}" if all_data else f"{settings.part}"
+        size = everything if all_data else f"{settings.part}"
         note = f"one dot a seed; up to {settings.negligible:g} counts as that"
         draw_dots(
             panel,
@@ -68,6 +68,9 @@ def draw(records: Sequence[TrialRecord], scale: str) -> Figure:
             "late standard deviation of the error",
             f"spread of late evaluations on {size} examples\n({note})",
         )
+    limits = [panel.get_ylim() for panel in axes[1:3]]
+    for panel in axes[1:3]:
+        panel.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
     _draw_sizes(axes[3], trials, scale)
     shared_legend(figure, (axes[0], axes[3]))
     return figure
@@ -82,10 +85,10 @@ def _draw_sizes(axes: Axes, trials: dict[str, list[TrialRecord]], scale: str) ->
     settings = SETTINGS[scale]
     parts = _parts(trials)
     counts = [count for count in (1, 2, 5, 10, 20) if count <= parts]
-    for arm, found in trials.items():
+    for (arm, found), colour, marker in zip(trials.items(), COLOURS, MARKERS, strict=False):
         means = [2.0 ** np.mean([log_sd(trial, settings, count) for trial in found]) for count in counts]
         sizes = [settings.part * count for count in counts]
-        axes.plot(sizes, means, marker=_MARKERS[arm], color=_COLOURS[arm], markersize=5, label=_LABELS[arm])
+        axes.plot(sizes, means, marker=marker, color=colour, markersize=5, label=_LABELS[arm])
         if arm == BASELINE:
             ideal = means[0] / np.sqrt(np.array(counts))
             axes.plot(sizes, ideal, ":", color="black", label="if examples were independent")
