@@ -140,7 +140,7 @@ def _draw_winners(
         rate, decay = (2 ** log2_ratio(records, pipeline, n).mean() for n in ("learning_rate", "weight_decay"))
         title += f": the large\nbatch's rate is {rate:.2g}, its decay {decay:.2g} times that of the small"
     axes.set(xlabel="learning rate", ylabel="weight decay", title=title)
-    axes.legend()
+    axes.legend(loc="lower right")
     plain_log_ticks(axes.xaxis, axes.yaxis)
 
 
