@@ -1,7 +1,7 @@
 """Preparing examples while the device computes shortens a step, and a barrier in the loop undoes it.
 
     playbook reproduce input-pipeline              about 2 minutes on 2 CPU cores
-    playbook reproduce input-pipeline --control    about 3 minutes
+    playbook reproduce input-pipeline --control    about 5 minutes
 
 The playbook says (L685-700): common causes of an input-bound pipeline are data far away, expensive preprocessing, and
 unintended synchronization barriers that interfere with prefetching, such as reading the metrics of a step; prefetch.
@@ -98,7 +98,7 @@ def _jpeg(**fields: Any) -> Mapping[str, Any]:
 SETTINGS = {
     "smoke": Settings(("resnet", "smoke"), _jpeg(side=8), 8, 4, 2, 1, (_jpeg(side=16), 4, 4)),
     "laptop": Settings(
-        ("resnet", "laptop"), _jpeg(side=16), 64, 24, 32, 1, (_jpeg(side=32, width=16, depth=20), 16, 6)
+        ("resnet", "laptop"), _jpeg(side=16), 64, 24, 32, 1, (_jpeg(side=32, width=16, depth=20), 16, 10)
     ),
     "accelerator": Settings(("resnet", "accelerator"), _jpeg(side=32, depth=18), 256, 40, 16, 1, (_jpeg(), 256, 20)),
     "paper": Settings(
