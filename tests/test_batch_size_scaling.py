@@ -6,7 +6,8 @@ import pytest
 
 from harness.analysis.noise_scale import mean_noise_scale
 from harness.experiments import batch_size_scaling as scaling
-from harness.experiments.batch_size_scaling import EXPERIMENT, SETTINGS, Table
+from harness.experiments.batch_scaling_settings import SETTINGS
+from harness.experiments.batch_size_scaling import EXPERIMENT, Table
 from harness.experiments.verdict import ALPHA, judge
 from harness.records import InputError, TrialRecord
 

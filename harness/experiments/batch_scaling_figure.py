@@ -9,11 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from harness.analysis.batch_scaling import Scaling, fit_scaling
+from harness.experiments.batch_scaling_settings import SETTINGS, Settings, Task
 from harness.experiments.batch_size_scaling import (
-    SETTINGS,
-    Settings,
     Table,
-    Task,
     critical_batch_size,
     effective_rate,
     fitted_curve,
