@@ -39,8 +39,8 @@ def flips(
       **named: what else `harness.reproduce.reproduce` takes.
 
     Returns:
-      What `flips.json` holds, and `folder`: `cells`, each with `axis`, `factor`, and either `claims` (as in
-      `result.json`) or `unavailable`, the reason why there is no such cell.
+      What `flips.json` holds, and `folder`: `claims` of the chosen setting (as in `result.json`), and `cells`, each
+      with `axis`, `factor`, and either `claims` or `unavailable`, the reason why there is no such cell.
 
     Raises:
       InputError: bad input, see the message.
@@ -51,7 +51,14 @@ def flips(
     for variation in grid(experiment.flips):
         on_variation(variation.name)
         cells.append(_cell(experiment, variation, scale, out, seed, named))
-    content = {"experiment": experiment.name, "scale": scale, "seed": seed, "cells": cells}
+    content = {
+        "experiment": experiment.name,
+        "scale": scale,
+        "seed": seed,
+        "device": chosen["provenance"]["device"],
+        "claims": _claims(chosen),
+        "cells": cells,
+    }
     folder = Path(chosen["folder"])
     try:
         (folder / FLIPS).write_text(json.dumps(content, indent=1) + "\n", "utf-8")
@@ -71,5 +78,9 @@ def _cell(
         )
     except InputError as error:
         return {**place, "unavailable": str(error)}
+    return {**place, "claims": _claims(result)}
+
+
+def _claims(result: Mapping[str, Any]) -> list[dict[str, Any]]:
     kept = ("id", "verdict", "reason", "effect", "interval", "n")
-    return {**place, "claims": [{name: claim[name] for name in kept} for claim in result["claims"]]}
+    return [{name: claim[name] for name in kept} for claim in result["claims"]]

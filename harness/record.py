@@ -15,10 +15,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from harness.recorded import ACCELERATOR, device_folder
 from harness.records import InputError
 
 _RESULT_FOLDER = re.compile(r"(.+)-seed\d+(-control)?")
-_ACCELERATOR = re.compile("NVIDIA|Tesla|GeForce|Quadro|TPU|AMD Instinct|AMD Radeon")
 
 
 def record(
@@ -49,7 +49,7 @@ def record(
     contents: dict[Path, bytes] = {}
     for folder in _result_folders(out):
         content, trained_on = _read_result(folder / "result.json")
-        stem = baseline / (device or folder_name(trained_on)) / folder.relative_to(out)
+        stem = baseline / (device or device_folder(trained_on)) / folder.relative_to(out)
         contents[stem.with_name(f"{stem.name}.json")] = content
         if folder.parent.parent == out:  # an experiment's
             contents[stem.with_name(f"{stem.name}.png")] = _read(folder / "figure.png")
@@ -57,7 +57,7 @@ def record(
                 contents[stem.with_name(f"{stem.name}.flips.json")] = _read(folder / "flips.json")
     if benchmarks is not None:
         rows, timed_on = _read_benchmarks(benchmarks)
-        path = baseline / (device or folder_name(timed_on)) / "benchmarks.json"
+        path = baseline / (device or device_folder(timed_on)) / "benchmarks.json"
         merged = {**_read_recorded_benchmarks(path), **rows}
         contents[path] = (json.dumps(dict(sorted(merged.items())), indent=1) + "\n").encode()
     if not contents:
@@ -116,7 +116,7 @@ def _read_benchmarks(path: Path) -> tuple[dict[str, Any], str]:
             f"--benchmark-json={path.name} writes"
         )
     devices = (str(row["extra_info"].get("device")) for row in rows.values())
-    return rows, next(filter(_ACCELERATOR.match, devices), "")
+    return rows, next(filter(ACCELERATOR.match, devices), "")
 
 
 def _benchmark_row(found: Mapping[str, Any], machine: Mapping[str, Any]) -> dict[str, Any]:
@@ -142,13 +142,6 @@ def _read_recorded_benchmarks(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         pass
     raise InputError(f"recorded benchmarks {path} are damaged: expected a JSON object; remove or restore the file")
-
-
-def folder_name(device: str) -> str:
-    """Folder of a device's baselines: `laptop` for a CPU, else the accelerator's name, `h200` for `NVIDIA H200`."""
-    if not _ACCELERATOR.match(device):
-        return "laptop"
-    return re.sub("[^a-z0-9]+", "-", device.removeprefix("NVIDIA ").lower()).strip("-")
 
 
 def _write(path: Path, content: bytes, baseline: Path) -> None:

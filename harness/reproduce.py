@@ -12,6 +12,7 @@ from typing import Any
 from harness.experiments.experiment import SCALES, Experiment
 from harness.experiments.verdict import judge
 from harness.provenance import provenance
+from harness.recorded import recorded_flips
 from harness.records import InputError, TrialRecord, Verdict, did_you_mean
 from harness.studies.fingerprint import fingerprint
 from harness.studies.policy import EXECUTORS
@@ -83,8 +84,10 @@ def reproduce(
             "packing": done.run["packing"],
             "compilations": done.run["compilations"],
         }
+        plain = not control and not overrides and experiment.flips
+        flips = _flips(folder, result) if plain else {}
         try:
-            _write(folder, experiment, records, verdicts, result)
+            _write(folder, experiment, records, verdicts, result, flips)
         except OSError as error:
             raise InputError(
                 f"{folder} cannot be written ({error.strerror}); make room and repeat the command"
@@ -169,6 +172,7 @@ def _write(
     records: Sequence[TrialRecord],
     verdicts: Sequence[Verdict],
     result: Mapping[str, Any],
+    flips: Mapping[str, Any],
 ) -> None:
     from harness.figures.style import save
     from harness.report.page import experiment_page
@@ -176,7 +180,13 @@ def _write(
 
     write_parquet(records, folder / "trials.parquet")
     save(lambda: experiment.draw(records, verdicts, result["scale"]), folder)
-    flips = json.loads((folder / FLIPS).read_text("utf-8")) if (folder / FLIPS).exists() else None
     page = experiment_page(experiment, records, result, (folder / "figure.svg").read_text("utf-8"), flips)
     (folder / "index.html").write_text(page, "utf-8")
     (folder / "result.json").write_text(json.dumps(result, indent=1) + "\n", "utf-8")
+
+
+def _flips(folder: Path, result: Mapping[str, Any]) -> dict[str, Any]:
+    """The flip maps of a result folder, else those recorded of its experiment; empty where there are none."""
+    if (folder / FLIPS).exists():
+        return json.loads((folder / FLIPS).read_text("utf-8"))
+    return recorded_flips(result["experiment"], result["scale"], result["provenance"]["device"])

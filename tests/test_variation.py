@@ -6,6 +6,7 @@ import pytest
 from harness.experiments.experiment import experiments
 from harness.experiments.variation import AXES, FACTORS, Variation, grid, varied
 from harness.flips import flips
+from harness.recorded import recorded_flips
 from harness.records import InputError
 from harness.report.page import flip_maps
 from harness.studies.study import Arm, Study
@@ -122,15 +123,17 @@ def test_every_experiment_can_be_varied_along_its_axes():
 def test_flips_of_a_stand_in(tmp_path):
     """Runs end to end, twice; the second time nothing is trained."""
     seen = []
+    short = dataclasses.replace(ROUNDS, flips=("model", "steps"))
     named = {"jobs": 1, "executor": None, "overrides": {}, "fresh": False, "command": "test"}
     for _ in range(2):
-        found = flips(ROUNDS, "smoke", tmp_path, 0, on_variation=seen.append, **named)
+        found = flips(short, "smoke", tmp_path, 0, on_variation=seen.append, **named)
     assert seen[0] == "" and seen[1] == "model-x0.5"
     cells = {(cell["axis"], cell["factor"]): cell for cell in found["cells"]}
     assert cells["model", 2.0]["unavailable"] == "stand_in has no field 'width'"
     assert cells["steps", 2.0]["claims"] == []
     kept = json.loads((tmp_path / "stand-in-rounds/smoke-seed0/flips.json").read_text())
     assert kept["cells"] == found["cells"]
+    assert kept["claims"] == []
     longer = json.loads((tmp_path / "flips/steps-x2/stand-in-rounds/smoke-seed0/result.json").read_text())
     assert longer["trials"]["complete"] > 0
 
@@ -141,8 +144,21 @@ def test_a_map_has_the_chosen_setting_in_the_middle():
         {"axis": "steps", "factor": 0.5, "claims": [{**claim, "verdict": "contradicted"}]},
         {"axis": "steps", "factor": 2.0, "unavailable": "no more"},
     ]
-    (found,) = flip_maps({"claims": [claim]}, {"cells": cells})
+    (found,) = flip_maps({"claims": [claim], "cells": cells})
     assert found["factors"] == [0.5, 1.0, 2.0]
     (row,) = found["rows"]
     assert [cell.get("verdict") for cell in row["cells"]] == ["contradicted", "reproduced", None]
     assert row["cells"][2] == {"unavailable": "no more"}
+
+
+def test_a_page_shows_recorded_maps_of_its_own_kind_of_device(monkeypatch, tmp_path):
+    """Of the lowest seed; a map of a GPU says nothing of a CPU's verdict."""
+    monkeypatch.setattr("importlib.resources.files", lambda package: tmp_path)
+    folder = tmp_path / "laptop" / "some"
+    folder.mkdir(parents=True)
+    for seed in (10, 2):
+        (folder / f"laptop-seed{seed}.flips.json").write_text(json.dumps({"seed": seed}))
+    assert recorded_flips("some", "laptop", "AMD EPYC") == {"seed": 2}
+    assert recorded_flips("some", "laptop", "NVIDIA H200") == {}
+    assert recorded_flips("some", "paper", "AMD EPYC") == {}
+    assert recorded_flips("other", "laptop", None) == {}

@@ -37,7 +37,8 @@ class Variation(NamedTuple):
 
 
 def varied(experiment: Experiment, variation: Variation) -> Experiment:
-    """The experiment with that variation of every study of every round; rules and all else stay.
+    """The experiment with that variation of every study of every round; rules and all else stay; it has no
+    flip maps of its own.
 
     Its rounds may take rates and the like from the records of those before, but no number of steps, which would be
     multiplied twice. Its studies raise InputError where one of them cannot be varied so: the workload lacks the field,
@@ -45,7 +46,7 @@ def varied(experiment: Experiment, variation: Variation) -> Experiment:
     """
     follow_ups = tuple(_varied_studies(follow_up, variation) for follow_up in experiment.follow_ups)
     return dataclasses.replace(
-        experiment, studies=_varied_studies(experiment.studies, variation), follow_ups=follow_ups
+        experiment, studies=_varied_studies(experiment.studies, variation), follow_ups=follow_ups, flips=()
     )
 
 

@@ -19,7 +19,7 @@ def experiment_page(
     records: Sequence[TrialRecord],
     result: Mapping[str, Any],
     figure_svg: str,
-    flips: Mapping[str, Any] | None = None,
+    flips: Mapping[str, Any],
 ) -> str:
     """Renders `index.html`.
 
@@ -28,7 +28,7 @@ def experiment_page(
       records: its trial table.
       result: what `result.json` holds.
       figure_svg: the figure, set into the page.
-      flips: what `flips.json` holds, see `harness.flips`; None where there is none.
+      flips: what `flips.json` holds, see `harness.flips`, of this folder or a recorded one; empty where there is none.
 
     Returns:
       HTML that needs no other file.
@@ -42,17 +42,17 @@ def experiment_page(
         experiment=experiment,
         result=result,
         summary=_summary(records),
-        maps=[] if flips is None else flip_maps(result, flips),
+        flips=flips,
+        maps=flip_maps(flips) if flips else [],
         # Our own drawing; everything else on the page is escaped.
         figure=Markup(figure_svg[figure_svg.index("<svg") :]),
     )
 
 
-def flip_maps(result: Mapping[str, Any], flips: Mapping[str, Any]) -> list[dict[str, Any]]:
+def flip_maps(flips: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Lays out a map per claim: an axis a row, its cells in ascending order of the factor, the chosen setting as 1.
 
     Args:
-      result: what `result.json` holds, for the chosen setting.
       flips: what `flips.json` holds.
 
     Returns:
@@ -62,7 +62,7 @@ def flip_maps(result: Mapping[str, Any], flips: Mapping[str, Any]) -> list[dict[
     factors = sorted({1.0, *(cell["factor"] for cell in flips["cells"])})
     axes = dict.fromkeys(cell["axis"] for cell in flips["cells"])
     maps = []
-    for claim in result["claims"]:
+    for claim in flips["claims"]:
         rows = []
         for axis in axes:
             found = {cell["factor"]: _of_claim(cell, claim["id"]) for cell in flips["cells"] if cell["axis"] == axis}
