@@ -71,7 +71,7 @@ def test_the_promised_chance_holds_within_5_points(name, paired):
         planned.append(runs_needed(1.0, told, 0.8))
     needed, known = ([getattr(runs, field) for runs in planned] for field in ("needed", "as_if_known"))
     chances = {runs: found(rng, outcomes, runs, 1.0, paired) for runs in {*needed, *known}}
-    assert 0.75 <= np.mean([chances[runs] for runs in needed]) <= 0.9
+    assert 0.75 <= np.mean([chances[runs] for runs in needed]) <= 0.88
     assert np.mean([chances[runs] for runs in known]) < np.mean([chances[runs] for runs in needed]) - 0.02
 
 
