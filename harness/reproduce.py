@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -186,7 +187,12 @@ def _write(
 
 
 def _flips(folder: Path, result: Mapping[str, Any]) -> dict[str, Any]:
-    """The flip maps of a result folder, else those recorded of its experiment; empty where there are none."""
-    if (folder / FLIPS).exists():
-        return json.loads((folder / FLIPS).read_text("utf-8"))
+    """The flip maps of a result folder, else those recorded of its experiment; empty where there are none.
+
+    A file that cannot be read is no reason to fail: `playbook flips` writes it anew from its results.
+    """
+    with contextlib.suppress(OSError, ValueError):
+        own = json.loads((folder / FLIPS).read_text("utf-8"))
+        if isinstance(own, dict) and {"claims", "cells"} <= own.keys():
+            return own
     return recorded_flips(result["experiment"], result["scale"], result["provenance"]["device"])
