@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from harness.record import folder_name
+from harness.recorded import device_folder
 from harness.train import plan, train
 from workloads.workload import ConfigurationError, configure, workload_scale
 
@@ -266,7 +266,7 @@ class WorkloadContract:
         if scale in self.stated:
             assert reached < self.stated[scale]
             return
-        device = folder_name(result["provenance"]["device"])
+        device = device_folder(result["provenance"]["device"])
         recorded = files("baselines").joinpath(device, "train", self.name, f"{scale}-seed0.json")
         if not recorded.is_file():
             pytest.skip(f"{recorded} is not there; playbook record writes it")
