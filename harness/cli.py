@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import shlex
+import signal
 import sys
 import traceback
 from pathlib import Path
@@ -630,8 +631,17 @@ def _print_result(result: dict) -> None:
     print(f"page: {Path(result['folder']) / 'index.html'}")
 
 
+class _Terminated(SystemExit):
+    """SIGTERM, as schedulers send it: ends like Ctrl-C, workers and all."""
+
+
+def _terminate(*_: object) -> None:
+    raise _Terminated(128 + signal.SIGTERM)
+
+
 def main() -> None:
     """Runs the command; bad input is one line on standard error and exit status 2."""
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         status = app(standalone_mode=False)
         if status == 130:  # what later versions of Typer make of Ctrl-C
@@ -640,9 +650,9 @@ def main() -> None:
         _fail(str(error))
     except _UsageError as error:
         _fail(_usage_line(error))
-    except (KeyboardInterrupt, typer.Abort):
+    except (KeyboardInterrupt, typer.Abort, _Terminated) as end:
         print("interrupted; finished trials are kept, the same command continues", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(end.code if isinstance(end, _Terminated) else 130)
     except BrokenPipeError:
         # The reader of the pipe has gone; the interpreter must not fail on it at shutdown.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

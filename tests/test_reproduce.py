@@ -237,12 +237,13 @@ def release(study):
         path.unlink()
 
 
-def test_ctrl_c(start, held, stand_in_finished):
+@pytest.mark.parametrize(("sent", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_ctrl_c_and_sigterm(start, held, stand_in_finished, sent, status):
     driver = meet_in_the_middle(start, held)
     before = stored(held.folder)
-    os.killpg(driver.process.pid, signal.SIGINT)
+    os.killpg(driver.process.pid, sent)
     done = driver.finish()
-    assert done.status == 130
+    assert done.status == status
     assert done.stdout == ""
     lines = done.stderr.strip().splitlines()
     assert lines[-1] == "interrupted; finished trials are kept, the same command continues"
