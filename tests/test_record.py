@@ -292,11 +292,21 @@ class TestBenchmarks:
 def test_recorded_results_lie_where_they_came_from():
     """Of those in the package."""
     package = importlib.resources.files("baselines")
-    found = 0
-    for path in package.glob("*/*/*.json"):
+    results = [path for path in package.glob("*/*/*.json") if not path.name.endswith(".flips.json")]
+    for path in results:
         result = json.loads(path.read_text())
         name = f"{result['scale']}-seed{result['seed']}{'-control' if result['control'] else ''}"
         assert (path.parent.name, path.stem) == (result["experiment"], name)
         assert path.with_suffix(".png").exists()
-        found += 1
-    assert found > 0
+    assert results
+
+
+def test_recorded_flip_maps_lie_where_they_came_from():
+    """Of those in the package."""
+    package = importlib.resources.files("baselines")
+    paths = list(package.glob("*/*/*.flips.json"))
+    for path in paths:
+        flips = json.loads(path.read_text())
+        name = f"{flips['scale']}-seed{flips['seed']}.flips.json"
+        assert (path.parent.name, path.name) == (flips["experiment"], name)
+    assert paths
