@@ -15,15 +15,19 @@ from harness.experiments.verdict import judge
 from harness.provenance import provenance
 from harness.recorded import recorded_flips
 from harness.records import InputError, TrialRecord, Verdict, did_you_mean
+from harness.standing import note_answer, question, standing
 from harness.studies.fingerprint import fingerprint
+from harness.studies.identity import data_hashes
 from harness.studies.policy import EXECUTORS
 from harness.studies.rounds import Rounds, run_rounds
 from harness.studies.store import locked_folder, move_aside
 from harness.studies.study import PlannedTrial, Study
-from workloads.workload import ConfigurationError, DataError
+from workloads.workload import ConfigurationError, DataError, Workload, configure
 
 FLIPS = "flips.json"
 """Of a result folder: what `harness.flips` found."""
+
+_FILES = ("trials.parquet", "figure.png", "figure.svg", "figure.pdf", "index.html")
 
 
 def reproduce(
@@ -69,9 +73,25 @@ def reproduce(
         raise InputError(f"--jobs {jobs}: expected at least 1")
     if seed < 0:
         raise InputError(f"--seed {seed}: expected at least 0")
-    rounds = _rounds(experiment, scale, seed, control, overrides)
-    first = next(rounds)
     folder = out / experiment.name / f"{scale}-seed{seed}{'-control' if control else ''}"
+    studies = _studies(lambda: experiment.studies(scale, control, overrides))
+    data = data_hashes(_trained(studies))
+    asked = question(
+        experiment=experiment.name,
+        scale=scale,
+        seed=seed,
+        control=control,
+        overrides=dict(overrides),
+        executor=executor,
+        studies=repr(studies),
+        flips=_own_flips(folder),
+    )
+    if not fresh and (stands := standing(folder, asked, data, _FILES)) is not None:
+        trials = stands["trials"]
+        on_progress(sum(trials.values()), trials["infeasible"], sum(trials.values()))
+        return {**stands, "folder": str(folder)}
+    rounds = _rounds(experiment, studies, scale, seed, control, overrides)
+    first = next(rounds)
     with locked_folder(folder):
         if fresh and (aside := move_aside(folder)) is not None:
             on_notice(f"older results moved to {aside}")
@@ -89,6 +109,7 @@ def reproduce(
         flips = _flips(folder, result) if plain else {}
         try:
             _write(folder, experiment, records, verdicts, result, flips)
+            note_answer(folder, asked)
         except OSError as error:
             raise InputError(
                 f"{folder} cannot be written ({error.strerror}); make room and repeat the command"
@@ -107,26 +128,40 @@ def exit_status(result: Mapping[str, Any]) -> int:
     return 1 if "contradicted" in verdicts else 3 if "inconclusive" in verdicts else 0
 
 
-def _rounds(experiment: Experiment, scale: str, seed: int, control: bool, overrides: Mapping[str, str]) -> Rounds:
-    """The rounds of an experiment, see `harness.studies.rounds`."""
-    records = yield _plan(lambda: experiment.studies(scale, control, overrides), seed)
+def _rounds(
+    experiment: Experiment,
+    studies: Sequence[Study],
+    scale: str,
+    seed: int,
+    control: bool,
+    overrides: Mapping[str, str],
+) -> Rounds:
+    """The rounds of an experiment, see `harness.studies.rounds`; the studies are those of the first."""
+    records = yield _plan(studies, seed)
     for follow_up in experiment.follow_ups:
-        records = yield _plan(partial(follow_up, records, scale, control, overrides), seed)
+        records = yield _plan(_studies(partial(follow_up, records, scale, control, overrides)), seed)
 
 
-def _plan(studies: Callable[[], list[Study]], seed: int) -> list[PlannedTrial]:
-    """Plans the trials of a round.
+def _studies(build: Callable[[], list[Study]]) -> list[Study]:
+    """The studies of a round, whose data are there.
 
     Raises:
       InputError: a configuration that does not exist, or data that are missing.
     """
     try:
-        planned = [place for study in studies() for place in study.plan(seed)]
-        for workload in dict.fromkeys(place.trial.workload for place in planned):
-            workload.data_hashes()
-        return planned
+        studies = build()
+        data_hashes(_trained(studies))
+        return studies
     except (ConfigurationError, DataError) as error:
         raise InputError(str(error)) from None
+
+
+def _trained(studies: Sequence[Study]) -> list[Workload]:
+    return [configure(study.workload, arm.workload) for study in studies for arm in study.arms]
+
+
+def _plan(studies: Sequence[Study], seed: int) -> list[PlannedTrial]:
+    return [place for study in studies for place in study.plan(seed)]
 
 
 def _result(
@@ -187,7 +222,13 @@ def _write(
 
 
 def _flips(folder: Path, result: Mapping[str, Any]) -> dict[str, Any]:
-    """The flip maps of a result folder, else those recorded of its experiment; empty where there are none.
+    """The flip maps of a result folder, else those recorded of its experiment; empty where there are none."""
+    found = _own_flips(folder)
+    return found or recorded_flips(result["experiment"], result["scale"], result["provenance"]["device"])
+
+
+def _own_flips(folder: Path) -> dict[str, Any]:
+    """The flip maps of a result folder.
 
     A file that cannot be read is no reason to fail: `playbook flips` writes it anew from its results.
     """
@@ -195,4 +236,4 @@ def _flips(folder: Path, result: Mapping[str, Any]) -> dict[str, Any]:
         own = json.loads((folder / FLIPS).read_text("utf-8"))
         if isinstance(own, dict) and {"claims", "cells"} <= own.keys():
             return own
-    return recorded_flips(result["experiment"], result["scale"], result["provenance"]["device"])
+    return {}

@@ -19,8 +19,9 @@ from harness.report.study_summary import Setting, summary, trial_table
 from harness.search.bayesian import BayesianSearch, import_optuna
 from harness.search.samplers import sample
 from harness.search.study_spec import StudySpec, study_from_toml
+from harness.standing import note_answer, question, standing
 from harness.studies.fingerprint import fingerprint
-from harness.studies.identity import identity
+from harness.studies.identity import data_hashes, identity
 from harness.studies.missing import check_batches, how_it_was_run, run_missing
 from harness.studies.policy import EXECUTORS
 from harness.studies.store import DATABASE, Store, locked_folder, move_aside
@@ -29,7 +30,10 @@ from harness.train import plan
 from harness.training.trial import derive_seeds
 
 PROBES = 256
-"""Points that stand for those of a Bayesian search, which are not known before it, when a specification is checked."""
+"""Points that stand for those of the search when a specification is checked: a Bayesian one's are not known before, and
+a long sequence takes its time."""
+
+_FILES = ("trials.parquet", "study.toml", "reading/index.html")
 
 Round = tuple[list[Mapping[str, Any]], list[PlannedTrial]]
 """Points and their trials, point by point."""
@@ -73,11 +77,17 @@ def tune(
         raise InputError(f"unknown executor {executor!r}{did_you_mean(executor, EXECUTORS)}; known: {known}")
     if jobs < 1:
         raise InputError(f"--jobs {jobs}: expected at least 1")
+    folder = out / "tune" / spec.name
+    asked = question(specification=text.decode(), executor=executor, optuna=_optuna(spec))
+    if not fresh and (stands := standing(folder, asked, _data(spec), _FILES)) is not None:
+        trials = stands["trials"]
+        on_progress(sum(trials.values()), trials["infeasible"], sum(trials.values()))
+        log_study(out, _row(spec, stands, command))
+        return {**stands, "folder": str(folder)}
     try:
         known = _planned(spec, _probes(spec) if spec.parallel else _sequence(spec))
         checked = known[1]
         wanted = _identity(spec, checked)
-        folder = out / "tune" / spec.name
         if fresh or not (folder / DATABASE).exists():  # otherwise its batches were checked
             check_batches(checked)
     except InputError as error:
@@ -119,6 +129,7 @@ def tune(
         }
         try:
             _write(folder, text, records, result)
+            note_answer(folder, asked)
         except OSError as error:
             raise InputError(
                 f"{folder} cannot be written ({error.strerror}); make room and repeat the command"
@@ -138,13 +149,20 @@ def _reading(spec: StudySpec, table: TrialTable, folder: Path) -> dict[str, Any]
     return {name: value for name, value in reading.items() if name != "folder"}
 
 
+def _data(spec: StudySpec) -> dict[str, str]:
+    """Hashes of the data sets by name; empty where not every place of the space can be planned."""
+    try:
+        return data_hashes(place.trial.workload for place in _planned(spec, _probes(spec))[1])
+    except InputError:
+        return {}
+
+
 def _sequence(spec: StudySpec) -> list[dict[str, Any]]:
     return sample(spec.space, spec.sampler, spec.seed, spec.trials)
 
 
 def _probes(spec: StudySpec) -> list[dict[str, Any]]:
     """Points all over the space, at the ends of half the ranges."""
-    import_optuna()  # which the search will need
     random = np.random.default_rng(0)
     rows = random.random((PROBES, len(spec.space)))
     rows = np.where(random.random(rows.shape) < 0.5, np.round(rows), rows)
@@ -181,8 +199,12 @@ def _text(value: Any) -> str:
 def _identity(spec: StudySpec, planned: Sequence[PlannedTrial]) -> dict[str, Any]:
     """As `harness.studies.identity`, but of the sequence of trials, whatever their number."""
     found = {key: value for key, value in identity(planned).items() if key not in ("studies", "trials")}
-    optuna = {"optuna": import_optuna().__version__} if spec.parallel else {}
-    return {"study": spec.identity(), **found, **optuna}
+    return {"study": spec.identity(), **found, **_optuna(spec)}
+
+
+def _optuna(spec: StudySpec) -> dict[str, str]:
+    """The version of Optuna, where the search needs it."""
+    return {"optuna": import_optuna().__version__} if spec.parallel else {}
 
 
 def _check_extends(store: Store, spec: StudySpec, folder: Path) -> None:

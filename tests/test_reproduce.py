@@ -129,6 +129,7 @@ class TestRounds(FinishedStudy):
         assert {(each["executor"], each["lanes"]) for each in packing.values()} == {("processes", 1)}
 
     def test_progress_grows_with_the_rounds(self, study):
+        forget_answer(study.folder)
         done = []
         reproduce(
             ROUNDS,
@@ -298,9 +299,16 @@ def test_other_data_of_a_later_round_are_refused(start, rounds_finished, tmp_pat
             "UPDATE facts SET value = replace(value, ?, ?) WHERE name = 'identity of round 2'", ("0" * 64, "1" * 64)
         )
         assert changed.rowcount == 1
+    forget_answer(study.folder)
     done = start(*study.arguments, module=study.module).finish()
     assert done.status == 2
     assert "holds results of another specification: data.synthetic was" in done.stderr
+
+
+def forget_answer(folder):
+    """Makes a finished folder one whose driver was killed before it had written its result."""
+    with closing(sqlite3.connect(folder / DATABASE)) as database, database:
+        assert database.execute("DELETE FROM facts WHERE name = 'answered'").rowcount == 1
 
 
 def kill_again_and_again(start, study, moments, whole_group):

@@ -2,7 +2,7 @@
 
 import hashlib
 import importlib.metadata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import harness.training
 import workloads
 from harness.studies.study import PlannedTrial
 from harness.training.trial import LATER, canonical_json, describe_workload
+from workloads.workload import Workload
 
 
 def identity(planned: Sequence[PlannedTrial]) -> dict[str, Any]:
@@ -23,27 +24,31 @@ def identity(planned: Sequence[PlannedTrial]) -> dict[str, Any]:
       and address in order), `data` (name to sha256), `source` (sha256 of `workloads` and `harness.training`), `jax`
       (version).
     """
-    studies: dict[str, dict[str, Any]] = {}
-    data: dict[str, str] = {}
+    studies: dict[str, dict[str, dict[Any, Any]]] = {}
     for place in planned:
-        settings = _settings(place)
         seen = studies.setdefault(f"{place.study}/{place.arm}", {})
-        for name, value in settings.items():
-            values = seen.setdefault(name, [])
-            if value not in values:
-                values.append(value)
-        data.update(place.trial.workload.data_hashes())
+        for name, value in _settings(place).items():
+            seen.setdefault(name, {}).setdefault(tuple(value) if isinstance(value, list) else value, value)
     places = [[place.study, place.arm, place.replicate, place.trial.address()] for place in planned]
     return {
         "studies": {
-            study: {name: values[0] if len(values) == 1 else values for name, values in settings.items()}
+            study: {name: _one_or_all(list(values.values())) for name, values in settings.items()}
             for study, settings in studies.items()
         },
         "trials": hashlib.sha256(canonical_json(places).encode()).hexdigest(),
-        "data": data,
+        "data": data_hashes(place.trial.workload for place in planned),
         "source": source_hash(),
         "jax": importlib.metadata.version("jax"),
     }
+
+
+def data_hashes(trained: Iterable[Workload]) -> dict[str, str]:
+    """sha256 of every data set of some workloads, by its name.
+
+    Raises:
+      DataError: see `workloads.workload`.
+    """
+    return {name: content for workload in dict.fromkeys(trained) for name, content in workload.data_hashes().items()}
 
 
 def source_hash() -> str:
@@ -69,6 +74,10 @@ def difference(found: Any, wanted: Any, path: str = "") -> str | None:
                 return inner
         return None
     return None if found == wanted else f"{path} was {_short(found)}, is now {_short(wanted)}"
+
+
+def _one_or_all(values: list[Any]) -> Any:
+    return values[0] if len(values) == 1 else values
 
 
 def _short(value: Any) -> str:

@@ -82,12 +82,13 @@ def move_aside(folder: Path) -> Path | None:
 class Store:
     """Finished trials of a result folder; use it inside `locked_folder`."""
 
-    def __init__(self, folder: Path, identity: Mapping[str, Any]):
+    def __init__(self, folder: Path, identity: Mapping[str, Any] | None = None):
         """Opens or creates the database.
 
         Args:
           folder: the result folder.
-          identity: of the planned studies of the first round, see `harness.studies.identity`.
+          identity: of the planned studies of the first round, see `harness.studies.identity`; None takes a database
+            that exists as it is.
 
         Raises:
           InputError: the database is corrupt or belongs to studies of another identity; it is left as it is.
@@ -103,7 +104,7 @@ class Store:
                 f"{self._path} is corrupt ({error}); it is left in place, --fresh moves it aside and starts anew"
             ) from None
 
-    def _open(self, identity: Mapping[str, Any]) -> None:
+    def _open(self, identity: Mapping[str, Any] | None) -> None:
         problem = self._database.execute("PRAGMA quick_check(1)").fetchone()[0]
         if problem != "ok":
             raise sqlite3.DatabaseError(problem.splitlines()[-1])
@@ -118,14 +119,15 @@ class Store:
                     self._database.execute(statement)
                 self._database.execute("INSERT INTO facts VALUES ('identity', ?)", (json.dumps(identity),))
 
-    def _check(self, tables: set[str], identity: Mapping[str, Any]) -> None:
+    def _check(self, tables: set[str], identity: Mapping[str, Any] | None) -> None:
         if not {"facts", "trials", "curves"} <= tables:
             raise sqlite3.DatabaseError("it holds other tables")
         try:
             found = json.loads(self.fact("identity") or "null")
         except json.JSONDecodeError as error:
             raise sqlite3.DatabaseError(f"its identity is unreadable: {error}") from None
-        self._compare(found, identity)
+        if identity is not None:
+            self._compare(found, identity)
         # SQLite reads what is missing of the last page as zeros; a killed driver's log holds what may be missing.
         log = self._path.with_name(f"{DATABASE}-wal")
         has_log = log.exists() and log.stat().st_size > 0
