@@ -52,8 +52,9 @@ def draw_rate_sweep(axes: Axes, series: Sequence[RateSeries], ylabel: str, cross
         )
         if line.published:
             continue
-        low = means - [np.min(errors) for errors in line.errors]
-        high = [np.max(errors) for errors in line.errors] - means
+        # The mean of equal errors may round to beside them.
+        low = np.maximum(0, means - [np.min(errors) for errors in line.errors])
+        high = np.maximum(0, [np.max(errors) for errors in line.errors] - means)
         axes.errorbar(
             line.rates, means, [low, high], fmt="none", ecolor=line.colour, elinewidth=0.8, capsize=2, alpha=0.6
         )
