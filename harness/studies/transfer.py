@@ -1,4 +1,4 @@
-"""What carries over from a short training to a longer one, by the playbook (L643-672), and how a schedule is lengthened."""
+"""What carries over from a short training to a longer one (L643-672), and how a schedule is lengthened."""
 
 from __future__ import annotations
 
