@@ -1,0 +1,499 @@
+"""What a short round of tuning says of a long one, by the playbook's tiers, and how its schedule is lengthened.
+
+    playbook reproduce round-transfer              about 3 minutes on 2 CPU cores
+    playbook reproduce round-transfer --control    about 2 minutes
+
+DOCSTRING
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from harness.analysis.trial_table import at, paired_differences
+from harness.experiments.experiment import Experiment
+from harness.experiments.verdict import Judgement, every, larger, no_worse, same
+from harness.records import Claim, TrialRecord, Verdict
+from harness.studies.study import Arm, Study
+from harness.studies.transfer import KEPT, constant_phase
+from workloads.workload import configure, workload_scale
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SHORT, LONG, FRESH = "short", "long", "fresh"
+"""The rounds: two that choose, of their own seeds and lengths, and the long one again on fresh seeds, which judges."""
+
+SCHEDULE, WARMUP, NORMALIZATION, DEPTH, OPTIMIZER = "schedule", "warmup", "normalization", "depth", "optimizer"
+
+PARTS = {
+    SCHEDULE: "schedule",
+    OPTIMIZER: "beta1",
+    NORMALIZATION: "normalization",
+    DEPTH: "layers",
+    WARMUP: "warmup_steps",
+}
+"""What is tuned apart, to a hyperparameter by which `harness.studies.transfer.tier` places it, least likely first."""
+
+FAMILIES = (*KEPT, "cosine")
+"""Schedules that both rounds choose among."""
+
+TUNED = 2
+"""Points of the short round that have to lose for the schedule not to transfer: the best alone may be a lucky one."""
+
+DELTA = 1.0
+"""Regret, in units of trial spread, from which on it matters: what one seed more or less does to a trial."""
+
+LOOSE = 2.0
+"""The same of the optimizer's hyperparameters, which the playbook expects to transfer loosely (L651)."""
+
+
+class Candidate(NamedTuple):
+    """A setting among which a round chooses.
+
+    Attributes:
+      name: unique within its part, the same in both rounds.
+      steps: after warmup.
+      hyperparameters: that it sets.
+      schedule: of the learning rate.
+      fields: of the workload that are set.
+    """
+
+    name: str
+    steps: int
+    hyperparameters: Mapping[str, float]
+    schedule: str = "linear"
+    fields: Mapping[str, Any] = {}
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Of a scale; `laptop` is chosen on pilots.
+
+    PILOTS
+
+    Attributes:
+      fields: of the workload that are set.
+      short: steps after warmup of the short round.
+      long: of the long one.
+      warmup_steps: of all parts but the warmup's.
+      rates: base rates of every schedule, ascending in equal ratios.
+      base_rates: round to the rate of the parts that do not tune it, about the best of linear decay in it.
+      warmups: lengths that the warmup's part chooses among, in steps; those that the short round has no room for are
+        of the long one alone.
+      warmup_fields: of the workload in that part.
+      warmup_rates: round to its base rate.
+      normalizations: variant to workload fields.
+      depths: variant to workload fields.
+      beta1: values that the optimizer's part crosses with those of `beta2`.
+      beta2: see `beta1`.
+      spread: trial standard deviation of the final loss in the long round, nats.
+      warmup_spread: the same in the warmup's part.
+      stated: regret of the schedule that the power is for, in units of spread.
+      selection: round to the number of its seeds.
+      judged: fresh seeds.
+      batch_size: examples per step; that of the workload if None.
+      evaluation_batch_size: that of the workload if None.
+    """
+
+    fields: Mapping[str, Any]
+    short: int
+    long: int
+    warmup_steps: int
+    rates: tuple[float, ...]
+    base_rates: Mapping[str, float]
+    warmups: tuple[int, ...]
+    warmup_fields: Mapping[str, Any]
+    warmup_rates: Mapping[str, float]
+    normalizations: Mapping[str, Mapping[str, Any]]
+    depths: Mapping[str, Mapping[str, Any]]
+    beta1: tuple[float, ...]
+    beta2: tuple[float, ...]
+    spread: float
+    warmup_spread: float
+    stated: float
+    selection: Mapping[str, int]
+    judged: int
+    batch_size: int | None = None
+    evaluation_batch_size: int | None = None
+
+
+_SMALL = {"layers": 2, "width": 32, "heads": 2, "mlp_width": 64, "length": 32}
+
+SETTINGS = {
+    "smoke": Settings(
+        fields={},
+        short=3,
+        long=6,
+        warmup_steps=1,
+        rates=(3e-3, 1e-2),
+        base_rates={SHORT: 1e-2, LONG: 3e-3},
+        warmups=(1, 2, 4),
+        warmup_fields={"normalization": "after"},
+        warmup_rates={SHORT: 1e-2, LONG: 1e-2},
+        normalizations={"before": {}, "none": {"normalization": "none"}},
+        depths={"2 layers": {}, "1 wider layer": {"layers": 1, "width": 24}},
+        beta1=(0.5, 0.9),
+        beta2=(0.98,),
+        spread=0.01,
+        warmup_spread=0.03,
+        stated=3.0,
+        selection={SHORT: 2, LONG: 1},
+        judged=2,
+    ),
+    "laptop": Settings(
+        fields=_SMALL,
+        short=100,
+        long=800,
+        warmup_steps=20,
+        rates=(3e-3, 6.6e-3, 1.45e-2, 3.2e-2, 7e-2),
+        base_rates={SHORT: 1.45e-2, LONG: 6.6e-3},
+        warmups=(20, 40, 80, 160),
+        warmup_fields={"normalization": "after", "layers": 4},
+        warmup_rates={SHORT: 6e-3, LONG: 6e-3},
+        normalizations={
+            "before": {},
+            "after": {"normalization": "after"},
+            "none": {"normalization": "none"},
+        },
+        depths={"2 layers": {}, "1 wider layer": {"layers": 1, "width": 48, "mlp_width": 96}},
+        beta1=(0.0, 0.6, 0.9),
+        beta2=(0.9, 0.98, 0.998),
+        spread=0.009,
+        warmup_spread=0.025,
+        stated=3.0,
+        selection={SHORT: 8, LONG: 4},
+        judged=12,
+        batch_size=4,
+    ),
+}
+
+
+_REGRET = (
+    "paired differences in final validation loss in the long round, on fresh seeds, the short round's best minus the "
+    "long round's best, both chosen by mean loss on other seeds, in units of trial standard deviation"
+)
+
+SCHEDULE_DOES_NOT = Claim(
+    "transfer.schedule-does-not",
+    "The best learning-rate schedule of a short training is not the best of a long one: tuned again it does better.",
+    f"Lower limits of the {_REGRET}, above {DELTA:g} for each of the short round's {TUNED} best, however lengthened, "
+    "with its constant phase extended and stretched; contradicted only by the best.",
+)
+WARMUP_CARRIES = Claim(
+    "transfer.warmup-carries",
+    "The warmup length that resolves early instability in a short training does in a long one.",
+    f"Upper limit of the {_REGRET}, under {DELTA:g}.",
+)
+ARCHITECTURE = Claim(
+    "transfer.architecture-likely",
+    "The architecture that wins in a short training, by the place of its normalization or by its depth, wins in a long "
+    "one.",
+    f"Upper limits of the {_REGRET}, under {DELTA:g} for both.",
+)
+OPTIMIZER_SOMEWHAT = Claim(
+    "transfer.optimizer-somewhat",
+    "The optimizer's hyperparameters of a short training do about as well in a long one as those tuned in it.",
+    f"Upper limit of the {_REGRET}, under {LOOSE:g}.",
+)
+EXTEND = Claim(
+    "transfer.extend-constant-phase",
+    "To lengthen a training with linear or square-root decay, one may keep the rate and the length of the decay and "
+    "extend the constant phase, rather than stretch the decay.",
+    "For both decays, upper limits of the paired differences in final validation loss on fresh seeds, extended minus "
+    f"stretched, at the short round's best rate, under {DELTA:g} trial standard deviation.",
+)
+EXTEND_RETUNED = Claim(
+    "transfer.extend-retuned",
+    "With the base rate tuned again in the long training, the constant phase extended does no worse than the decay "
+    "stretched.",
+    "As transfer.extend-constant-phase, each at its own best rate of the long round, chosen on other seeds.",
+)
+CONTROL = Claim(
+    "transfer.control-same",
+    "Between rounds of equal length the best schedule of the first does as well as that of the second.",
+    f"90% interval of the {_REGRET}, within plus or minus {DELTA:g}.",
+)
+
+
+def lengths(scale: str, control: bool) -> dict[str, int]:
+    """Steps after warmup of both rounds; in the control they are equal."""
+    settings = SETTINGS[scale]
+    return {SHORT: settings.long if control else settings.short, LONG: settings.long}
+
+
+def parts_of(control: bool) -> tuple[str, ...]:
+    """The parts that are run; the control has the one of the main claim."""
+    return (SCHEDULE,) if control else tuple(PARTS)
+
+
+def schedule_name(family: str, rate: float, extended: bool = False) -> str:
+    """Name of a candidate of the schedule's part."""
+    return f"{family}{' extended' if extended else ''} {rate:g}"
+
+
+def candidates(part: str, round_: str, scale: str, control: bool) -> dict[str, Candidate]:
+    """What a round chooses among, by name; those of the long round include those of the short one.
+
+    Args:
+      part: one of `PARTS`.
+      round_: `SHORT` or `LONG`.
+      scale: one of `harness.experiments.experiment.SCALES`.
+      control: whether rounds are of equal length.
+    """
+    settings, steps = SETTINGS[scale], lengths(scale, control)
+    found = []
+    length = steps[round_]
+    if part == SCHEDULE:
+        for family in FAMILIES:
+            # With a constant phase of 0 steps, to stretch a schedule is to keep it at 0.
+            grown = constant_phase(family, steps[SHORT], 0, length)
+            for constant in dict.fromkeys((0, grown)):
+                for rate in settings.rates:
+                    name = schedule_name(family, rate, bool(constant))
+                    found.append(Candidate(name, length, {"learning_rate": rate, "constant_steps": constant}, family))
+    elif part == WARMUP:
+        for warmup in settings.warmups:
+            after = length + settings.warmup_steps - warmup
+            if after > 0:
+                own = {"learning_rate": settings.warmup_rates[round_], "warmup_steps": warmup}
+                own["constant_steps"] = max(0, after - steps[SHORT])
+                found.append(Candidate(f"{warmup} steps", after, own, fields=settings.warmup_fields))
+    else:
+        base = {
+            "learning_rate": settings.base_rates[round_],
+            "constant_steps": constant_phase("linear", steps[SHORT], 0, length),
+        }
+        if part == OPTIMIZER:
+            for beta1 in settings.beta1:
+                for beta2 in settings.beta2:
+                    own = {**base, "beta1": beta1, "beta2": beta2}
+                    found.append(Candidate(f"beta1 {beta1:g}, beta2 {beta2:g}", length, own))
+        else:
+            variants = settings.normalizations if part == NORMALIZATION else settings.depths
+            found += [Candidate(name, length, base, fields=fields) for name, fields in variants.items()]
+    return {candidate.name: candidate for candidate in found}
+
+
+def _studies_of(
+    part: str,
+    round_: str,
+    chosen: Sequence[Candidate],
+    replicates: range,
+    scale: str,
+    overrides: Mapping[str, str],
+) -> list[Study]:
+    """A study for each number of steps among candidates of a part, in the order of their first."""
+    settings, size = SETTINGS[scale], workload_scale("transformer", scale)
+    by_steps: dict[int, list[Candidate]] = {}
+    for candidate in chosen:
+        by_steps.setdefault(candidate.steps, []).append(candidate)
+    return [
+        Study(
+            name=f"{part}-{round_}" if part != WARMUP else f"{part}-{round_}-{own[0].name.split()[0]}",
+            workload=configure(configure(size.workload, settings.fields), overrides),
+            arms=tuple(
+                Arm(
+                    candidate.name,
+                    workload=candidate.fields,
+                    hyperparameters=candidate.hyperparameters,
+                    fields={"schedule": candidate.schedule},
+                )
+                for candidate in own
+            ),
+            points=({},),
+            replicates=replicates,
+            hyperparameters={**size.hyperparameters, "warmup_steps": settings.warmup_steps},
+            batch_size=settings.batch_size or size.batch_size,
+            steps=steps,
+            evaluation_batch_size=settings.evaluation_batch_size or size.evaluation_batch_size,
+            optimizer=size.optimizer,
+        )
+        for steps, own in by_steps.items()
+    ]
+
+
+def seeds_of(round_: str, scale: str) -> range:
+    """Replicates of a round; no two rounds share one, as the seeds of a next round are new."""
+    settings = SETTINGS[scale]
+    counts = {**settings.selection, FRESH: settings.judged}
+    before = sum(count for other, count in counts.items() if list(counts).index(other) < list(counts).index(round_))
+    return range(before, before + counts[round_])
+
+
+def _studies(scale: str, control: bool, overrides: Mapping[str, str]) -> list[Study]:
+    return [
+        study
+        for part in parts_of(control)
+        for round_ in (SHORT, LONG)
+        for study in _studies_of(
+            part,
+            round_,
+            list(candidates(part, round_, scale, control).values()),
+            seeds_of(round_, scale),
+            scale,
+            overrides,
+        )
+    ]
+
+
+def _judging(records: Sequence[TrialRecord], scale: str, control: bool, overrides: Mapping[str, str]) -> list[Study]:
+    """The last round: winners of the short round in the long one, and those of the long, on fresh seeds."""
+    studies = []
+    for part in parts_of(control):
+        known = candidates(part, LONG, scale, control)
+        names = [way for ways in carried(records, part, scale, control) for way in ways]
+        names.append(ranking(records, part, LONG, scale)[0])
+        if part == SCHEDULE and not control:
+            names += [name for pair in extensions(records, scale).values() for both in pair for name in both]
+        own = [known[name] for name in dict.fromkeys(names)]
+        studies += _studies_of(part, FRESH, own, seeds_of(FRESH, scale), scale, overrides)
+    return studies
+
+
+def loss(record: TrialRecord, scale: str) -> float:
+    """The final validation loss, nats; an infeasible trial counts with that of guessing among all symbols."""
+    if record.status == "complete":
+        return record.results["final_loss"]
+    return float(np.log(workload_scale("transformer", scale).workload.classes))
+
+
+def in_round(records: Sequence[TrialRecord], part: str, round_: str) -> list[TrialRecord]:
+    """The trials of a part in a round."""
+    return [record for record in records if f"{record.study}-".startswith(f"{part}-{round_}-")]
+
+
+def losses(records: Sequence[TrialRecord], part: str, round_: str, scale: str) -> dict[str, np.ndarray]:
+    """Candidate to final validation losses over the seeds of a round, nats, float64 (seeds,)."""
+    own = in_round(records, part, round_)
+    names = dict.fromkeys(record.arm for record in own)
+    return {name: np.array([loss(trial, scale) for trial in at(own, name).values()]) for name in names}
+
+
+def ranking(records: Sequence[TrialRecord], part: str, round_: str, scale: str) -> list[str]:
+    """The candidates of a round that chooses, by mean loss over its seeds, the best first."""
+    means = {name: float(own.mean()) for name, own in losses(records, part, round_, scale).items()}
+    return sorted(means, key=means.__getitem__)
+
+
+def lengthened(name: str, scale: str, control: bool) -> list[str]:
+    """What a schedule of the short round may become in the long one: extended, as the playbook says, and stretched."""
+    family, rate = name.rsplit(" ", 1)
+    known = candidates(SCHEDULE, LONG, scale, control)
+    return [other for other in (f"{family} extended {rate}", name) if other in known]
+
+
+def carried(records: Sequence[TrialRecord], part: str, scale: str, control: bool) -> list[list[str]]:
+    """The candidates of the long round that those of the short one become: the best first, each with all its ways."""
+    ranked = ranking(records, part, SHORT, scale)
+    if part != SCHEDULE:
+        return [ranked[:1]]
+    return [lengthened(name, scale, control) for name in ranked[:TUNED]]
+
+
+def extensions(records: Sequence[TrialRecord], scale: str) -> dict[str, list[tuple[str, str]]]:
+    """For each of `KEPT` the pairs of candidates (extended, stretched): at the short round's rate, and each at its own.
+
+    The short round's rate is the best of that family in it; the others are the best of each in the long round.
+    """
+    found = {}
+    for family in KEPT:
+        short = next(name for name in ranking(records, SCHEDULE, SHORT, scale) if name.startswith(f"{family} "))
+        ranked = ranking(records, SCHEDULE, LONG, scale)
+        extended = next(name for name in ranked if name.startswith(f"{family} extended "))
+        stretched = next(
+            name for name in ranked if name.startswith(f"{family} ") and not name.startswith(f"{family} extended ")
+        )
+        pair = lengthened(short, scale, control=False)
+        found[family] = [(pair[0], pair[-1]), (extended, stretched)]
+    return found
+
+
+def excess(records: Sequence[TrialRecord], part: str, name: str, other: str, scale: str) -> np.ndarray:
+    """Loss of a candidate minus that of another on fresh seeds, in units of trial spread, float64 (seeds,)."""
+    settings, own = SETTINGS[scale], in_round(records, part, FRESH)
+    spread = settings.warmup_spread if part == WARMUP else settings.spread
+    return paired_differences(at(own, name), at(own, other), partial(loss, scale=scale)) / spread
+
+
+def regrets(records: Sequence[TrialRecord], part: str, scale: str, control: bool) -> list[dict[str, np.ndarray]]:
+    """What the best of the short round lose in the long one against its own best.
+
+    Returns:
+      For each of `carried`, candidate to `excess`.
+    """
+    best = ranking(records, part, LONG, scale)[0]
+    return [
+        {name: excess(records, part, name, best, scale) for name in ways}
+        for ways in carried(records, part, scale, control)
+    ]
+
+
+def does_not_transfer(by_rank: Sequence[Sequence[np.ndarray]], stated: float | None = None) -> Judgement:
+    """Judges that the schedule of the short round loses in the long one.
+
+    Args:
+      by_rank: of the short round's best points, the best first, for each way to lengthen it the regrets on fresh seeds,
+        in units of trial spread.
+      stated: regret that the power is for, in the same units.
+
+    Returns:
+      Reproduced where all lose more than `DELTA`; contradicted where the best of the short round does not, in one way.
+    """
+    ranks = [[larger(regret, DELTA, stated) for regret in ways] for ways in by_rank]
+    return dataclasses.replace(
+        every(*(part for parts in ranks for part in parts)), p_against=every(*ranks[0]).p_against
+    )
+
+
+def _judge(records: Sequence[TrialRecord], scale: str, control: bool) -> list[tuple[Claim, Judgement]]:
+    by_part = {part: regrets(records, part, scale, control) for part in parts_of(control)}
+    schedule = does_not_transfer([list(ways.values()) for ways in by_part[SCHEDULE]], SETTINGS[scale].stated)
+    if control:
+        return [(SCHEDULE_DOES_NOT, schedule), (CONTROL, same(next(iter(by_part[SCHEDULE][0].values())), DELTA))]
+
+    def carries(delta: float, *parts: str) -> Judgement:
+        found = [no_worse(regret, delta, 0.0) for part in parts for regret in by_part[part][0].values()]
+        return found[0] if len(found) == 1 else every(*found)
+
+    pairs = list(extensions(records, scale).values())
+    at_short, at_own = (
+        every(*(no_worse(excess(records, SCHEDULE, *both[which], scale), DELTA, 0.0) for both in pairs))
+        for which in range(2)
+    )
+    return [
+        (SCHEDULE_DOES_NOT, schedule),
+        (WARMUP_CARRIES, carries(DELTA, WARMUP)),
+        (ARCHITECTURE, carries(DELTA, NORMALIZATION, DEPTH)),
+        (OPTIMIZER_SOMEWHAT, carries(LOOSE, OPTIMIZER)),
+        (EXTEND, at_short),
+        (EXTEND_RETUNED, at_own),
+    ]
+
+
+def _draw(records: Sequence[TrialRecord], verdicts: Sequence[Verdict], scale: str) -> Figure:
+    from harness.experiments.transfer_figure import draw
+
+    return draw(records, scale)
+
+
+EXPERIMENT = Experiment(
+    name="round-transfer",
+    title="What a short round of tuning says of a long one, and how the schedule is lengthened",
+    source="deciding how long to train when training is bound by compute",
+    figure="Validation loss against base rate of every schedule in the short and in the long round, the best starred; "
+    "regret of the short round's winners in the long one by tier, one dot a fresh seed; extended against stretched "
+    "schedules; loss against warmup length; losses of architectures and optimizer settings in both rounds.",
+    claims=(SCHEDULE_DOES_NOT, WARMUP_CARRIES, ARCHITECTURE, OPTIMIZER_SOMEWHAT, EXTEND, EXTEND_RETUNED),
+    control="Both rounds are of the long one's length: the first round's schedule is as good as the second's, and the "
+    "main claim is not reproduced.",
+    studies=_studies,
+    judge=_judge,
+    draw=_draw,
+    follow_ups=(_judging,),
+)
