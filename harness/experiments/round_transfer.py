@@ -17,6 +17,7 @@ import numpy as np
 
 from harness.analysis.trial_table import at, paired_differences
 from harness.experiments.experiment import Experiment
+from harness.experiments.transfer_settings import FRESH, LONG, SETTINGS, SHORT
 from harness.experiments.verdict import Judgement, every, larger, no_worse, same
 from harness.records import Claim, TrialRecord, Verdict
 from harness.studies.study import Arm, Study
@@ -25,9 +26,6 @@ from workloads.workload import configure, workload_scale
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-SHORT, LONG, FRESH = "short", "long", "fresh"
-"""The rounds: two that choose, of their own seeds and lengths, and the long one again on fresh seeds, which judges."""
 
 SCHEDULE, WARMUP, NORMALIZATION, DEPTH, OPTIMIZER = "schedule", "warmup", "normalization", "depth", "optimizer"
 
@@ -69,109 +67,6 @@ class Candidate(NamedTuple):
     hyperparameters: Mapping[str, float]
     schedule: str = "linear"
     fields: Mapping[str, Any] = {}
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """Of a scale; `laptop` is chosen on pilots.
-
-    PILOTS
-
-    Attributes:
-      fields: of the workload that are set.
-      short: steps after warmup of the short round.
-      long: of the long one.
-      warmup_steps: of all parts but the warmup's.
-      rates: base rates of every schedule, ascending in equal ratios.
-      base_rates: round to the rate of the parts that do not tune it, about the best of linear decay in it.
-      warmups: lengths that the warmup's part chooses among, in steps; those that the short round has no room for are
-        of the long one alone.
-      warmup_fields: of the workload in that part.
-      warmup_rates: round to its base rate.
-      normalizations: variant to workload fields.
-      depths: variant to workload fields.
-      beta1: values that the optimizer's part crosses with those of `beta2`.
-      beta2: see `beta1`.
-      spread: trial standard deviation of the final loss in the long round, nats.
-      warmup_spread: the same in the warmup's part.
-      stated: regret of the schedule that the power is for, in units of spread.
-      selection: round to the number of its seeds.
-      judged: fresh seeds.
-      batch_size: examples per step; that of the workload if None.
-      evaluation_batch_size: that of the workload if None.
-    """
-
-    fields: Mapping[str, Any]
-    short: int
-    long: int
-    warmup_steps: int
-    rates: tuple[float, ...]
-    base_rates: Mapping[str, float]
-    warmups: tuple[int, ...]
-    warmup_fields: Mapping[str, Any]
-    warmup_rates: Mapping[str, float]
-    normalizations: Mapping[str, Mapping[str, Any]]
-    depths: Mapping[str, Mapping[str, Any]]
-    beta1: tuple[float, ...]
-    beta2: tuple[float, ...]
-    spread: float
-    warmup_spread: float
-    stated: float
-    selection: Mapping[str, int]
-    judged: int
-    batch_size: int | None = None
-    evaluation_batch_size: int | None = None
-
-
-_SMALL = {"layers": 2, "width": 32, "heads": 2, "mlp_width": 64, "length": 32}
-
-SETTINGS = {
-    "smoke": Settings(
-        fields={},
-        short=3,
-        long=6,
-        warmup_steps=1,
-        rates=(3e-3, 1e-2),
-        base_rates={SHORT: 1e-2, LONG: 3e-3},
-        warmups=(1, 2, 4),
-        warmup_fields={"normalization": "after"},
-        warmup_rates={SHORT: 1e-2, LONG: 1e-2},
-        normalizations={"before": {}, "none": {"normalization": "none"}},
-        depths={"2 layers": {}, "1 wider layer": {"layers": 1, "width": 24}},
-        beta1=(0.5, 0.9),
-        beta2=(0.98,),
-        spread=0.01,
-        warmup_spread=0.03,
-        stated=3.0,
-        selection={SHORT: 2, LONG: 1},
-        judged=2,
-    ),
-    "laptop": Settings(
-        fields=_SMALL,
-        short=100,
-        long=800,
-        warmup_steps=20,
-        rates=(3e-3, 6.6e-3, 1.45e-2, 3.2e-2, 7e-2),
-        base_rates={SHORT: 1.45e-2, LONG: 6.6e-3},
-        warmups=(20, 40, 80, 160),
-        warmup_fields={"normalization": "after", "layers": 4},
-        warmup_rates={SHORT: 6e-3, LONG: 6e-3},
-        normalizations={
-            "before": {},
-            "after": {"normalization": "after"},
-            "none": {"normalization": "none"},
-        },
-        depths={"2 layers": {}, "1 wider layer": {"layers": 1, "width": 48, "mlp_width": 96}},
-        beta1=(0.0, 0.6, 0.9),
-        beta2=(0.9, 0.98, 0.998),
-        spread=0.009,
-        warmup_spread=0.025,
-        stated=3.0,
-        selection={SHORT: 8, LONG: 4},
-        judged=12,
-        batch_size=4,
-    ),
-}
 
 
 _REGRET = (
@@ -247,8 +142,7 @@ def candidates(part: str, round_: str, scale: str, control: bool) -> dict[str, C
       control: whether rounds are of equal length.
     """
     settings, steps = SETTINGS[scale], lengths(scale, control)
-    found = []
-    length = steps[round_]
+    found, length = [], steps[round_]
     if part == SCHEDULE:
         for family in FAMILIES:
             # With a constant phase of 0 steps, to stretch a schedule is to keep it at 0.
@@ -260,10 +154,9 @@ def candidates(part: str, round_: str, scale: str, control: bool) -> dict[str, C
     elif part == WARMUP:
         for warmup in settings.warmups:
             after = length + settings.warmup_steps - warmup
-            if after > 0:
-                own = {"learning_rate": settings.warmup_rates[round_], "warmup_steps": warmup}
-                own["constant_steps"] = max(0, after - steps[SHORT])
-                found.append(Candidate(f"{warmup} steps", after, own, fields=settings.warmup_fields))
+            own = {"learning_rate": settings.warmup_rate, "warmup_steps": warmup}
+            own["constant_steps"] = max(0, after - steps[SHORT])
+            found.append(Candidate(f"{warmup} steps", after, own, fields=settings.warmup_fields))
     else:
         base = {
             "learning_rate": settings.base_rates[round_],
