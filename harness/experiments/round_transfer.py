@@ -71,7 +71,7 @@ class Candidate(NamedTuple):
 
 _REGRET = (
     "paired differences in final validation loss in the long round, on fresh seeds, the short round's best minus the "
-    "long round's best, both chosen by mean loss on other seeds, in units of trial standard deviation"
+    "long round's best, both chosen by median loss on other seeds, in units of trial standard deviation"
 )
 
 SCHEDULE_DOES_NOT = Claim(
@@ -269,9 +269,9 @@ def losses(records: Sequence[TrialRecord], part: str, round_: str, scale: str) -
 
 
 def ranking(records: Sequence[TrialRecord], part: str, round_: str, scale: str) -> list[str]:
-    """The candidates of a round that chooses, by mean loss over its seeds, the best first."""
-    means = {name: float(own.mean()) for name, own in losses(records, part, round_, scale).items()}
-    return sorted(means, key=means.__getitem__)
+    """The candidates of a round that chooses, the best first, by median loss over its seeds: one may have diverged."""
+    medians = {name: float(np.median(own)) for name, own in losses(records, part, round_, scale).items()}
+    return sorted(medians, key=medians.__getitem__)
 
 
 def lengthened(name: str, scale: str, control: bool) -> list[str]:
