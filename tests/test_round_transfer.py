@@ -6,20 +6,23 @@ import pytest
 
 from harness.experiments import round_transfer as rounds
 from harness.experiments.experiment import SCALES
-from harness.experiments.round_transfer import (
-    DELTA,
+from harness.experiments.round_transfer import DELTA, EXPERIMENT, LOOSE, TUNED
+from harness.experiments.transfer_settings import (
     DEPTH,
-    EXPERIMENT,
     FAMILIES,
-    LOOSE,
+    FRESH,
+    LONG,
     NORMALIZATION,
     OPTIMIZER,
     PARTS,
     SCHEDULE,
-    TUNED,
+    SETTINGS,
+    SHORT,
     WARMUP,
+    candidates,
+    lengths,
+    schedule_name,
 )
-from harness.experiments.transfer_settings import FRESH, LONG, SETTINGS, SHORT
 from harness.experiments.verdict import ALPHA, judge, no_worse, same
 from harness.figures.style import save
 from harness.records import TrialRecord
@@ -76,7 +79,7 @@ def world(rng, falls=1, extended=-3.0, flips=(), sd=0.5):
             level = 4.0 * (index - best) ** 2 + 1.0 * FAMILIES.index(place.trial.schedule)
             level += extended * ("extended" in place.arm)
         else:
-            names = list(rounds.candidates(part, LONG, "laptop", False))
+            names = list(candidates(part, LONG, "laptop", False))
             order = names.index(place.arm) if short or part not in flips else -names.index(place.arm)
             level = 5.0 * order
         spread = LAPTOP.warmup_spread if part == WARMUP else LAPTOP.spread
@@ -115,7 +118,7 @@ def test_rounds_share_no_seed_and_a_replicate_has_one(true_records):
 
 def test_every_family_meets_every_rate_in_both_rounds_and_extended_in_the_long():
     for round_, ways in ((SHORT, len(FAMILIES)), (LONG, len(FAMILIES) + len(KEPT))):
-        found = rounds.candidates(SCHEDULE, round_, "laptop", control=False).values()
+        found = candidates(SCHEDULE, round_, "laptop", control=False).values()
         assert Counter(c.hyperparameters["learning_rate"] for c in found) == dict.fromkeys(LAPTOP.rates, ways)
         for c in found:
             decay = c.steps - c.hyperparameters["constant_steps"]
@@ -126,9 +129,9 @@ def test_every_family_meets_every_rate_in_both_rounds_and_extended_in_the_long()
 def test_warmups_take_no_steps_from_the_total_and_at_most_a_tenth_of_it(scale):
     settings = SETTINGS[scale]
     for round_ in (SHORT, LONG):
-        for c in rounds.candidates(WARMUP, round_, scale, control=False).values():
+        for c in candidates(WARMUP, round_, scale, control=False).values():
             total = c.steps + c.hyperparameters["warmup_steps"]
-            assert total == rounds.lengths(scale, False)[round_] + settings.warmup_steps
+            assert total == lengths(scale, False)[round_] + settings.warmup_steps
             assert 0 <= c.hyperparameters["constant_steps"] < c.steps
     if scale != "smoke":
         assert settings.warmups[-1] <= 0.1 * (settings.long + settings.warmup_steps)
@@ -153,8 +156,8 @@ def test_the_last_round_trains_the_winners_of_both(true_records):
 
 
 def test_a_schedule_is_carried_extended_and_stretched_and_cosine_stretched_alone():
-    linear, cosine = (rounds.schedule_name(family, LAPTOP.rates[0]) for family in ("linear", "cosine"))
-    extended = rounds.schedule_name("linear", LAPTOP.rates[0], extended=True)
+    linear, cosine = (schedule_name(family, LAPTOP.rates[0]) for family in ("linear", "cosine"))
+    extended = schedule_name("linear", LAPTOP.rates[0], extended=True)
     assert rounds.lengthened(linear, "laptop", False) == [extended, linear]
     assert rounds.lengthened(cosine, "laptop", False) == [cosine]
     assert rounds.lengthened(linear, "laptop", True) == [linear]
@@ -197,7 +200,7 @@ def test_the_optimizer_may_lose_more_than_the_others():
     def loss(place):
         part, short = part_of(place), place.trial.steps < LAPTOP.long / 2
         worse = not short and part in (OPTIMIZER, WARMUP)
-        names = list(rounds.candidates(part, LONG, "laptop", False))
+        names = list(candidates(part, LONG, "laptop", False))
         level = 0.0 if part == SCHEDULE else 5.0 * names.index(place.arm)
         level = regret if worse and place.arm == names[0] else level - (5.0 if worse else 0.0)
         level += 5.0 * (len(names) > 2 and place.arm in names[2:])

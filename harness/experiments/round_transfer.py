@@ -10,17 +10,17 @@ speculates that the added steps should extend the time at a high rate: the decay
 and the constant phase before it grows; a cosine schedule is stretched. It has no figure. The figure to expect: the
 regret of what the short round chose falls tier by tier, and the best base rate falls from the short round to the long.
 
-Each part of the plan tunes one kind of hyperparameter, over the same candidates in both rounds; every round has seeds of
-its own. The best of the short round and the best of the long one, each by median loss, are trained for long on fresh
-seeds, which alone are judged. *Regret* is the loss of the former minus that of the latter, in units of trial standard
-deviation. Where both rounds choose alike it is 0 without doubt.
+Each part of the plan tunes one kind of hyperparameter, over the same candidates in both rounds; every round has seeds
+of its own. The best of the short round and the best of the long one, each by median loss, are trained for long on
+fresh seeds, which alone are judged. *Regret* is the loss of the former minus that of the latter, in units of trial
+standard deviation. Where both rounds choose alike it is 0 without doubt.
 
-- *schedule*: family by base rate. The base rate belongs to it, since L659 warns of choosing rates shortsightedly. In the
-  long round each schedule of the short one is lengthened in two ways, extended as above and stretched, and has to lose
-  in both, so that the claim does not hang on the speculation; the long round chooses among all of these.
-- *warmup*: on a post-LN Transformer that too short a warmup keeps from training. Lengths are at most a tenth of the long
-  round (L1019). Warmup and schedule share a fixed number of steps; if warmup were prepended, longer would mean more
-  training. Which warmup is needed depends on the rate, which is the same in both rounds.
+- *schedule*: family by base rate. The base rate belongs to it, since L659 warns of choosing rates shortsightedly. In
+  the long round each schedule of the short one is lengthened in two ways, extended as above and stretched, and has to
+  lose in both, so that the claim does not hang on the speculation; the long round chooses among all of these.
+- *warmup*: on a post-LN Transformer that too short a warmup keeps from training. Lengths are at most a tenth of the
+  long round (L1019). Warmup and schedule share a fixed number of steps; if warmup were prepended, longer would mean
+  more training. Which warmup is needed depends on the rate, which is the same in both rounds.
 - *normalization* and *depth*: two choices of architecture, the latter at about the same number of parameters.
 - *optimizer*: beta1 by beta2 of Adam.
 
@@ -42,35 +42,34 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from harness.analysis.trial_table import at, paired_differences
 from harness.experiments.experiment import Experiment
-from harness.experiments.transfer_settings import FRESH, LONG, SETTINGS, SHORT
+from harness.experiments.transfer_settings import (
+    DEPTH,
+    FRESH,
+    LONG,
+    NORMALIZATION,
+    OPTIMIZER,
+    SCHEDULE,
+    SETTINGS,
+    SHORT,
+    WARMUP,
+    Candidate,
+    candidates,
+    parts_of,
+)
 from harness.experiments.verdict import Judgement, every, larger, no_worse, same
 from harness.records import Claim, TrialRecord, Verdict
 from harness.studies.study import Arm, Study
-from harness.studies.transfer import KEPT, constant_phase
+from harness.studies.transfer import KEPT
 from workloads.workload import configure, workload_scale
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-SCHEDULE, WARMUP, NORMALIZATION, DEPTH, OPTIMIZER = "schedule", "warmup", "normalization", "depth", "optimizer"
-
-PARTS = {
-    SCHEDULE: "schedule",
-    OPTIMIZER: "beta1",
-    NORMALIZATION: "normalization",
-    DEPTH: "layers",
-    WARMUP: "warmup_steps",
-}
-"""What is tuned apart, to a hyperparameter by which `harness.studies.transfer.tier` places it, least likely first."""
-
-FAMILIES = (*KEPT, "cosine")
-"""Schedules that both rounds choose among."""
 
 TUNED = 2
 """Points of the short round that have to lose for the schedule not to transfer: the best alone may be a lucky one."""
@@ -80,24 +79,6 @@ DELTA = 1.0
 
 LOOSE = 2.0
 """The same of the optimizer's hyperparameters, which the playbook expects to transfer loosely (L651)."""
-
-
-class Candidate(NamedTuple):
-    """A setting among which a round chooses.
-
-    Attributes:
-      name: unique within its part, the same in both rounds.
-      steps: after warmup.
-      hyperparameters: that it sets.
-      schedule: of the learning rate.
-      fields: of the workload that are set.
-    """
-
-    name: str
-    steps: int
-    hyperparameters: Mapping[str, float]
-    schedule: str = "linear"
-    fields: Mapping[str, Any] = {}
 
 
 _REGRET = (
@@ -145,63 +126,6 @@ CONTROL = Claim(
     "Between rounds of equal length the best schedule of the first does as well as that of the second.",
     f"90% interval of the {_REGRET}, within plus or minus {DELTA:g}.",
 )
-
-
-def lengths(scale: str, control: bool) -> dict[str, int]:
-    """Steps after warmup of both rounds; in the control they are equal."""
-    settings = SETTINGS[scale]
-    return {SHORT: settings.long if control else settings.short, LONG: settings.long}
-
-
-def parts_of(control: bool) -> tuple[str, ...]:
-    """The parts that are run; the control has the one of the main claim."""
-    return (SCHEDULE,) if control else tuple(PARTS)
-
-
-def schedule_name(family: str, rate: float, extended: bool = False) -> str:
-    """Name of a candidate of the schedule's part."""
-    return f"{family}{' extended' if extended else ''} {rate:g}"
-
-
-def candidates(part: str, round_: str, scale: str, control: bool) -> dict[str, Candidate]:
-    """What a round chooses among, by name; those of the long round include those of the short one.
-
-    Args:
-      part: one of `PARTS`.
-      round_: `SHORT` or `LONG`.
-      scale: one of `harness.experiments.experiment.SCALES`.
-      control: whether rounds are of equal length.
-    """
-    settings, steps = SETTINGS[scale], lengths(scale, control)
-    found, length = [], steps[round_]
-    if part == SCHEDULE:
-        for family in FAMILIES:
-            # With a constant phase of 0 steps, to stretch a schedule is to keep it at 0.
-            grown = constant_phase(family, steps[SHORT], 0, length)
-            for constant in dict.fromkeys((0, grown)):
-                for rate in settings.rates:
-                    name = schedule_name(family, rate, bool(constant))
-                    found.append(Candidate(name, length, {"learning_rate": rate, "constant_steps": constant}, family))
-    elif part == WARMUP:
-        for warmup in settings.warmups:
-            after = length + settings.warmup_steps - warmup
-            own = {"learning_rate": settings.warmup_rate, "warmup_steps": warmup}
-            own["constant_steps"] = max(0, after - steps[SHORT])
-            found.append(Candidate(f"{warmup} steps", after, own, fields=settings.warmup_fields))
-    else:
-        base = {
-            "learning_rate": settings.base_rates[round_],
-            "constant_steps": constant_phase("linear", steps[SHORT], 0, length),
-        }
-        if part == OPTIMIZER:
-            for beta1 in settings.beta1:
-                for beta2 in settings.beta2:
-                    own = {**base, "beta1": beta1, "beta2": beta2}
-                    found.append(Candidate(f"beta1 {beta1:g}, beta2 {beta2:g}", length, own))
-        else:
-            variants = settings.normalizations if part == NORMALIZATION else settings.depths
-            found += [Candidate(name, length, base, fields=fields) for name, fields in variants.items()]
-    return {candidate.name: candidate for candidate in found}
 
 
 def _studies_of(

@@ -8,24 +8,21 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from harness.experiments.round_transfer import (
-    DELTA,
+from harness.experiments.round_transfer import DELTA, LOOSE, excess, extensions, losses, regrets
+from harness.experiments.transfer_settings import (
     DEPTH,
     FAMILIES,
-    LOOSE,
+    LONG,
     NORMALIZATION,
     OPTIMIZER,
     PARTS,
     SCHEDULE,
+    SETTINGS,
+    SHORT,
     WARMUP,
     candidates,
-    excess,
-    extensions,
     lengths,
-    losses,
-    regrets,
 )
-from harness.experiments.transfer_settings import LONG, SETTINGS, SHORT
 from harness.experiments.verdict import sign_flip_interval
 from harness.figures.differences import draw_differences
 from harness.figures.rate_sweep import RateSeries, draw_rate_sweep

@@ -1,13 +1,47 @@
-"""The settings of `round-transfer` at every scale, and what the pilots said."""
+"""What `round-transfer` trains: its parts, the settings of every scale with their pilots, and the candidates."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
+
+from harness.studies.transfer import KEPT, constant_phase
 
 SHORT, LONG, FRESH = "short", "long", "fresh"
 """The rounds: two that choose, of their own seeds and lengths, and the long one again on fresh seeds, which judges."""
+
+SCHEDULE, WARMUP, NORMALIZATION, DEPTH, OPTIMIZER = "schedule", "warmup", "normalization", "depth", "optimizer"
+
+PARTS = {
+    SCHEDULE: "schedule",
+    OPTIMIZER: "beta1",
+    NORMALIZATION: "normalization",
+    DEPTH: "layers",
+    WARMUP: "warmup_steps",
+}
+"""What is tuned apart, to a hyperparameter by which `harness.studies.transfer.tier` places it, least likely first."""
+
+FAMILIES = (*KEPT, "cosine")
+"""Schedules that both rounds choose among."""
+
+
+class Candidate(NamedTuple):
+    """A setting among which a round chooses.
+
+    Attributes:
+      name: unique within its part, the same in both rounds.
+      steps: after warmup.
+      hyperparameters: that it sets.
+      schedule: of the learning rate.
+      fields: of the workload that are set.
+    """
+
+    name: str
+    steps: int
+    hyperparameters: Mapping[str, float]
+    schedule: str = "linear"
+    fields: Mapping[str, Any] = {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,26 +50,26 @@ class Settings:
 
     The pilots, on the pilot range of seed 0, with 3 to 12 replicates of each. Short round, linear decay at the five
     rates: 2.963, 2.731, 2.656, 2.676, 2.785; cosine .015 to .04 above, square root best at 3.2e-2 (2.688); trial
-    standard deviation .02 to .05. Long round: linear stretched 2.412, 2.349, 2.379, 2.429, 2.512, extended 2.336, 2.320,
-    2.404, 2.466, 2.631; cosine 2.362 and square root stretched 2.407 at their best, extended 2.323. Trial standard
-    deviation .007 to .013 at the best rates (hence `spread`), .02 to .03 above. So the schedule of the short round loses
-    9 spreads extended, 6 stretched, with standard deviations of paired differences of 1.8 and 2.6, for which 12 seeds
-    have a power over .95 at a regret of 5; and extended loses to stretched 2.8 spreads of linear and 2.4 of square-root
-    decay at the short round's rate, where at its own it gains 3.2 and 9.4.
+    standard deviation .02 to .05. Long round: linear stretched 2.412, 2.349, 2.379, 2.429, 2.512, extended 2.336,
+    2.320, 2.404, 2.466, 2.631; cosine 2.362 and square root stretched 2.407 at their best, extended 2.323. Trial
+    standard deviation .007 to .013 at the best rates (hence `spread`), .02 to .03 above. So the schedule of the short
+    round loses 9 spreads extended, 6 stretched, with standard deviations of paired differences of 1.8 and 2.6, for
+    which 12 seeds have a power over .95 at a regret of 5; and extended loses to stretched 2.8 spreads of linear and
+    2.4 of square-root decay at the short round's rate, where at its own it gains 3.2 and 9.4.
 
-    Warmup of 20, 40, 80 of 120 steps in the short round: 3.333, 3.285, 3.036, at 10 stuck as well; of 820: 2.97, 2.814,
-    2.455, the first two trained or not by seed, the last with a standard deviation of .037 and .025. 160 and 320 steps,
-    beyond a tenth, end at 2.412 and 2.392. Normalization before, after, none: 2.702, 2.861, 2.656 and 2.346, 2.385,
-    2.249; depth 2 and 1: 2.702, 2.615 and 2.346, 2.280 (8e-3 in both rounds). Were these one part, the short round
-    would choose the one wider layer and the long one no normalization, which is .03 better there: a counterexample as
-    the playbook expects them (L649). beta1 0, .5, .8, .9, .95 at beta2 .98: 2.635, 2.630, 2.644, 2.688, 2.766 and 2.324,
-    2.304, 2.309, 2.343, 2.378; beta2 matters less; epsilon up to 1e-3 hardly.
+    Warmup of 20, 40, 80 of 120 steps in the short round: 3.333, 3.285, 3.036, at 10 stuck as well; of 820: 2.97,
+    2.814, 2.455, the first two trained or not by seed, the last with a standard deviation of .037 and .025. 160 and
+    320 steps, beyond a tenth, end at 2.412 and 2.392. Normalization before, after, none: 2.702, 2.861, 2.656 and
+    2.346, 2.385, 2.249; depth 2 and 1: 2.702, 2.615 and 2.346, 2.280 (8e-3 in both rounds). Were these one part, the
+    short round would choose the one wider layer and the long one no normalization, which is .03 better there: a
+    counterexample as the playbook expects them (L649). beta1 0, .5, .8, .9, .95 at beta2 .98: 2.635, 2.630, 2.644,
+    2.688, 2.766 and 2.324, 2.304, 2.309, 2.343, 2.378; beta2 matters less; epsilon up to 1e-3 hardly.
 
     Null calibration, 2,000 simulated experiments of each kind of noise (skewed, bimodal with a tenth diverged, tied,
     normal): CALIBRATION
 
-    `accelerator` and `paper` are reasoned, not piloted: rates around the workload's own, spreads of a hundredth of a nat
-    and half of that.
+    `accelerator` and `paper` are reasoned, not piloted: rates around the workload's own, spreads of a hundredth of a
+    nat and half of that.
 
     Attributes:
       fields: of the workload that are set.
@@ -170,3 +204,60 @@ SETTINGS = {
         judged=8,
     ),
 }
+
+
+def lengths(scale: str, control: bool) -> dict[str, int]:
+    """Steps after warmup of both rounds; in the control they are equal."""
+    settings = SETTINGS[scale]
+    return {SHORT: settings.long if control else settings.short, LONG: settings.long}
+
+
+def parts_of(control: bool) -> tuple[str, ...]:
+    """The parts that are run; the control has the one of the main claim."""
+    return (SCHEDULE,) if control else tuple(PARTS)
+
+
+def schedule_name(family: str, rate: float, extended: bool = False) -> str:
+    """Name of a candidate of the schedule's part."""
+    return f"{family}{' extended' if extended else ''} {rate:g}"
+
+
+def candidates(part: str, round_: str, scale: str, control: bool) -> dict[str, Candidate]:
+    """What a round chooses among, by name; those of the long round include those of the short one.
+
+    Args:
+      part: one of `PARTS`.
+      round_: `SHORT` or `LONG`.
+      scale: one of `harness.experiments.experiment.SCALES`.
+      control: whether rounds are of equal length.
+    """
+    settings, steps = SETTINGS[scale], lengths(scale, control)
+    found, length = [], steps[round_]
+    if part == SCHEDULE:
+        for family in FAMILIES:
+            # With a constant phase of 0 steps, to stretch a schedule is to keep it at 0.
+            grown = constant_phase(family, steps[SHORT], 0, length)
+            for constant in dict.fromkeys((0, grown)):
+                for rate in settings.rates:
+                    name = schedule_name(family, rate, bool(constant))
+                    found.append(Candidate(name, length, {"learning_rate": rate, "constant_steps": constant}, family))
+    elif part == WARMUP:
+        for warmup in settings.warmups:
+            after = length + settings.warmup_steps - warmup
+            own = {"learning_rate": settings.warmup_rate, "warmup_steps": warmup}
+            own["constant_steps"] = max(0, after - steps[SHORT])
+            found.append(Candidate(f"{warmup} steps", after, own, fields=settings.warmup_fields))
+    else:
+        base = {
+            "learning_rate": settings.base_rates[round_],
+            "constant_steps": constant_phase("linear", steps[SHORT], 0, length),
+        }
+        if part == OPTIMIZER:
+            for beta1 in settings.beta1:
+                for beta2 in settings.beta2:
+                    own = {**base, "beta1": beta1, "beta2": beta2}
+                    found.append(Candidate(f"beta1 {beta1:g}, beta2 {beta2:g}", length, own))
+        else:
+            variants = settings.normalizations if part == NORMALIZATION else settings.depths
+            found += [Candidate(name, length, base, fields=fields) for name, fields in variants.items()]
+    return {candidate.name: candidate for candidate in found}
