@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -49,7 +49,9 @@ def draw(records: Sequence[TrialRecord], scale: str) -> Figure:
         which = "first" if round_ == SHORT else "second"
         name = f"{which} round" if control else f"{round_} round"
         panel.set(xlabel="base learning rate", title=f"{name}, {steps[round_]:,} steps\n(mean, best and worst seed)")
-        panel.legend()
+        bottom, top = panel.get_ylim()
+        panel.set_ylim(bottom, bottom * (top / bottom) ** 1.5)  # room for the legend
+        panel.legend(loc="upper right", ncols=2)
     _draw_regret(axes[2], records, scale, control)
     if control:
         return figure
@@ -134,7 +136,7 @@ def _draw_extensions(axes: Axes, records: Sequence[TrialRecord], scale: str) -> 
     """Extended minus stretched on fresh seeds."""
     groups = {}
     for family, pairs in extensions(records, scale).items():
-        for when, pair in zip(("short's rate", "own rate"), pairs, strict=True):
+        for when, pair in zip(("short round's\\nrate", "own rates"), pairs, strict=True):
             groups[f"{_LABELS[family]},\n{when}"] = excess(records, SCHEDULE, *pair, scale)
     title = "constant phase extended against decay stretched\n(one dot a fresh seed; bar: mean)"
     draw_differences(axes, groups, "extended minus stretched\n(trial standard deviations)", title, {"threshold": DELTA})
@@ -144,35 +146,38 @@ def _draw_warmup(axes: Axes, records: Sequence[TrialRecord], scale: str) -> None
     """Loss against warmup length in both rounds."""
     for round_, colour, marker in ((SHORT, COLOURS[1], "s"), (LONG, COLOURS[0], "o")):
         found = losses(records, WARMUP, round_, scale)
-        lengths_of = [float(name.split()[0]) for name in found]
-        means = np.array([own.mean() for own in found.values()])
-        for length, own in zip(lengths_of, found.values(), strict=True):
-            axes.plot([length] * len(own), own, marker, color=colour, markersize=3, alpha=0.4)
-        axes.plot(lengths_of, means, marker + "-", color=colour, label=f"{round_} round")
-        best = int(np.argmin(means))
-        axes.plot(lengths_of[best], means[best], "*", color=colour, markersize=13, markeredgecolor="black", zorder=5)
+        warmups = [float(name.split()[0]) for name in found]
+        medians = np.array([np.median(own) for own in found.values()])
+        for warmup, own in zip(warmups, found.values(), strict=True):
+            axes.plot([warmup] * len(own), own, marker, color=colour, markersize=3, alpha=0.4)
+        axes.plot(warmups, medians, marker + "-", color=colour, label=f"{round_} round")
+        best = int(np.argmin(medians))
+        axes.plot(warmups[best], medians[best], "*", color=colour, markersize=13, markeredgecolor="black", zorder=5)
     fields = ", ".join(f"{name}={value}" for name, value in SETTINGS[scale].warmup_fields.items())
     axes.set(xscale="log", xlabel="warmup (steps), total steps fixed", ylabel="final validation loss (nats)")
-    axes.set_title(f"warmup length, {fields}\n(faint: seeds; star: best mean)")
+    axes.set_title(f"warmup length, {fields}\n(faint: seeds; star: best median)")
     axes.legend()
     plain_log_ticks(axes.xaxis)
 
 
 def _draw_both_rounds(axes: Axes, records: Sequence[TrialRecord], scale: str) -> None:
-    """Mean loss in the long round against that in the short, of architectures and optimizer settings."""
+    """Median loss in the long round against that in the short, of architectures and optimizer settings."""
+    labels: dict[tuple[float, float], list[str]] = {}
     for part, colour, marker in (
         (OPTIMIZER, COLOURS[0], "o"),
         (NORMALIZATION, COLOURS[1], "s"),
         (DEPTH, COLOURS[2], "^"),
     ):
-        means: list[Mapping[str, float]] = [
-            {name: float(own.mean()) for name, own in losses(records, part, round_, scale).items()}
+        short, long = (
+            {name: float(np.median(own)) for name, own in losses(records, part, round_, scale).items()}
             for round_ in (SHORT, LONG)
-        ]
-        names = list(means[0])
-        axes.plot([means[0][n] for n in names], [means[1][n] for n in names], marker, color=colour, label=part)
-        for name in names if part != OPTIMIZER else ():
-            axes.annotate(f" {name}", (means[0][name], means[1][name]), fontsize=7, va="bottom")
+        )
+        axes.plot(short.values(), [long[name] for name in short], marker, color=colour, label=part)
+        for name in short if part != OPTIMIZER else ():
+            labels.setdefault((short[name], long[name]), []).append(name)
+    for place, names in labels.items():
+        axes.annotate(", ".join(names), place, (5, 3), textcoords="offset points", fontsize=7)
     axes.set(xlabel="loss in the short round (nats)", ylabel="loss in the long round (nats)")
-    axes.set_title("architectures and optimizer settings in both rounds\n(mean over the seeds that choose)")
-    axes.legend()
+    axes.set_title("architectures and optimizer settings in both rounds\n(median over the seeds that choose)")
+    axes.margins(x=0.15)
+    axes.legend(loc="lower right")
