@@ -136,7 +136,7 @@ def _draw_extensions(axes: Axes, records: Sequence[TrialRecord], scale: str) -> 
     """Extended minus stretched on fresh seeds."""
     groups = {}
     for family, pairs in extensions(records, scale).items():
-        for when, pair in zip(("short round's\\nrate", "own rates"), pairs, strict=True):
+        for when, pair in zip(("short round's\nrate", "own rates"), pairs, strict=True):
             groups[f"{_LABELS[family]},\n{when}"] = excess(records, SCHEDULE, *pair, scale)
     title = "constant phase extended against decay stretched\n(one dot a fresh seed; bar: mean)"
     draw_differences(axes, groups, "extended minus stretched\n(trial standard deviations)", title, {"threshold": DELTA})
