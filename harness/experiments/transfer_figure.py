@@ -115,9 +115,10 @@ def _draw_regret(axes: Axes, records: Sequence[TrialRecord], scale: str, control
         DELTA, color="black", linewidth=0.8, linestyle="--", label=f"{DELTA:g}, and {LOOSE:g} of the optimizer"
     )
     if not control:
-        axes.axvline(LOOSE, color="black", linewidth=0.8, linestyle=":")
-    axes.set(xlabel="regret in the long round (trial standard deviations)")
-    axes.set_title("what the short round chose against the long one's own\n(one dot a fresh seed; mean, 95% interval)")
+        axes.axvline(LOOSE, color="black", linewidth=0.8, linestyle=":", label="that of the optimizer")
+    axes.set(xlabel="regret (trial standard deviations)")
+    chosen = "the first round chose against the second's" if control else "the short round chose against the long one's"
+    axes.set_title(f"what {chosen} own\n(one dot a fresh seed; mean, 95% interval)")
     axes.grid(axis="y", alpha=0)
     axes.legend(loc="lower right")
 
