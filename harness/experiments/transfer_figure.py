@@ -111,9 +111,7 @@ def _draw_regret(axes: Axes, records: Sequence[TrialRecord], scale: str, control
         axes.plot(values.mean(), -place, "D", color="black", markersize=5)
     axes.set_yticks([-place for place in range(len(rows))], [_row_label(part, label) for part, label, _ in rows])
     axes.axvline(0, color="black", linewidth=0.8)
-    axes.axvline(
-        DELTA, color="black", linewidth=0.8, linestyle="--", label=f"{DELTA:g}, and {LOOSE:g} of the optimizer"
-    )
+    axes.axvline(DELTA, color="black", linewidth=0.8, linestyle="--", label="threshold")
     if not control:
         axes.axvline(LOOSE, color="black", linewidth=0.8, linestyle=":", label="that of the optimizer")
     axes.set(xlabel="regret (trial standard deviations)")
