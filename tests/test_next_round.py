@@ -10,18 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.cli import main
-from harness.procedures.next_round import (
-    Chosen,
-    constant_phase,
-    findings_of,
-    ladder,
-    name_of_round,
-    tier,
-    transfer,
-)
+from harness.procedures.next_round import Chosen, findings_of, ladder, name_of_round, transfer
 from harness.records import InputError
 from harness.search.samplers import sample
 from harness.search.study_spec import study_from_toml
+from harness.studies.transfer import constant_phase, tier
 from harness.training.schedule import learning_rates
 
 SPEC = """

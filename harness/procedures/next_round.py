@@ -17,11 +17,9 @@ from typing import Any, NamedTuple
 
 from harness.analysis.findings import Finding, number
 from harness.procedures.max_steps import FIT
-from harness.records import InputError, did_you_mean
-from harness.training.trial import MOST_STEPS, OPTIMIZERS, SCHEDULES
-
-TIERS = ("very likely", "likely", "might", "unlikely")
-"""To transfer, as the playbook suspects and has them in this order (L643-656)."""
+from harness.records import InputError
+from harness.studies.transfer import KEPT, TIERS, constant_phase, is_regularisation, tier
+from harness.training.trial import MOST_STEPS
 
 _WHY = {
     "very likely": "what resolves early instability: warmup length, initialisation, clipping",
@@ -35,25 +33,6 @@ _ADVICE = {
     "might": "keep it, and confirm it where the longer runs allow",
     "unlikely": "tune it again at the new length, such as by constant_steps in the space",
 }
-_OPTIMIZER = {"optimizer", "learning_rate", "batch_size", "averaging_decay"}.union(*OPTIMIZERS.values())
-_REGULARISATION = {"weight_decay", "label_smoothing", "z_loss"}
-_KEPT = ("linear", "square_root")
-
-
-def tier(hyperparameter: str) -> str:
-    """Which of `TIERS` a hyperparameter belongs to; what is not known is a field of the workload: architecture."""
-    if hyperparameter in ("warmup_steps", "clip_threshold", "rezero") or "init" in hyperparameter:
-        return "very likely"
-    if hyperparameter in ("schedule", "constant_steps"):
-        return "unlikely"
-    if hyperparameter in _OPTIMIZER or is_regularisation(hyperparameter):
-        return "might"
-    return "likely"
-
-
-def is_regularisation(hyperparameter: str) -> bool:
-    """Whether a hyperparameter regularises or augments, by its name."""
-    return hyperparameter in _REGULARISATION or "dropout" in hyperparameter or "augment" in hyperparameter
 
 
 def ladder(steps: int, longest: int, rounds: int) -> list[int]:
@@ -79,28 +58,6 @@ def ladder(steps: int, longest: int, rounds: int) -> list[int]:
     if any(later <= before for before, later in zip([steps, *lengths], lengths, strict=False)):
         raise InputError(f"--rounds {rounds}: expected fewer, since {steps} steps are to become {longest} over them")
     return lengths
-
-
-def constant_phase(schedule: str, steps: int, constant_steps: int, longer: int) -> int:
-    """Steps at the base rate, after warmup, of the longer training.
-
-    Args:
-      schedule: one of `harness.training.trial.SCHEDULES`.
-      steps: of the shorter training, after warmup.
-      constant_steps: at the base rate in it.
-      longer: steps of the longer one.
-
-    Raises:
-      InputError: an unknown schedule.
-    """
-    if schedule in _KEPT:
-        return constant_steps + longer - steps
-    if schedule == "cosine":
-        return round(constant_steps * longer / steps)
-    if schedule == "constant":
-        return 0
-    known = ", ".join(SCHEDULES)
-    raise InputError(f"unknown schedule {schedule!r}{did_you_mean(schedule, SCHEDULES)}; known: {known}")
 
 
 class Chosen(NamedTuple):
@@ -205,7 +162,7 @@ def findings_of(
 
 def _of_schedule(schedule: str, one: Chosen, steps: int, longer: int) -> Finding:
     before, after = one.constant_steps, constant_phase(schedule, steps, one.constant_steps, longer)
-    if schedule in _KEPT:
+    if schedule in KEPT:
         evidence = (
             f"{schedule}: the decay keeps its {steps - before:,} steps, the constant phase before it grows from "
             f"{before:,} to {after:,}"
