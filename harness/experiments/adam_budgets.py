@@ -49,7 +49,7 @@ thousands of trials are needed. Settings come from pilot seeds and points, which
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -217,39 +217,37 @@ def winners_of(losses: np.ndarray, budget: int) -> np.ndarray:
     return np.arange(len(searches)) * budget + searches.argmin(axis=1)
 
 
-def _study(
-    scale: str,
-    overrides: Mapping[str, str],
-    purpose: str,
-    pool: int,
-    space: int,
-    point: Mapping[str, float],
-    replicates: Sequence[int],
-) -> Study:
+def _placed(scale: str, overrides: Mapping[str, str]) -> Callable[..., Study]:
+    """A maker of studies of one point: (purpose, pool, space, point, replicates) to the study."""
     settings = SETTINGS[scale]
     size = workload_scale("transformer", settings.workload)
+    workload = configure(configure(size.workload, settings.fields), overrides)
     warmup = size.hyperparameters["warmup_steps"] if settings.warmup_steps is None else settings.warmup_steps
-    return Study(
-        name=study_of(purpose, pool, space),
-        workload=configure(configure(size.workload, settings.fields), overrides),
-        # Trials of a search are compared on the same validation examples.
-        arms=(Arm(SPACES[space], seeds_of={"split": [pool] * len(replicates)}),),
-        points=[point],
-        replicates=replicates,
-        hyperparameters={**UNTUNED, "warmup_steps": warmup},
-        batch_size=settings.batch_size or size.batch_size,
-        steps=settings.steps or size.steps,
-        evaluation_batch_size=settings.evaluation_batch_size or size.evaluation_batch_size,
-        optimizer="adam",
-        schedule="cosine",
-    )
+
+    def study(purpose: str, pool: int, space: int, point: Mapping[str, float], replicates: Sequence[int]) -> Study:
+        return Study(
+            name=study_of(purpose, pool, space),
+            workload=workload,
+            # Trials of a search are compared on the same validation examples.
+            arms=(Arm(SPACES[space], seeds_of={"split": [pool] * len(replicates)}),),
+            points=[point],
+            replicates=replicates,
+            hyperparameters={**UNTUNED, "warmup_steps": warmup},
+            batch_size=settings.batch_size or size.batch_size,
+            steps=settings.steps or size.steps,
+            evaluation_batch_size=settings.evaluation_batch_size or size.evaluation_batch_size,
+            optimizer="adam",
+            schedule="cosine",
+        )
+
+    return study
 
 
 def _studies(scale: str, control: bool, overrides: Mapping[str, str]) -> list[Study]:
     """Every trial of a pool with seeds of its own, the same in every space: a study of one point each."""
-    settings = SETTINGS[scale]
+    settings, study = SETTINGS[scale], _placed(scale, overrides)
     return [
-        _study(scale, overrides, "search", pool, space, point, [pool * settings.budgets[-1] + trial])
+        study("search", pool, space, point, [pool * settings.budgets[-1] + trial])
         for pool in range(settings.pools)
         for space in range(len(SPACES))
         for trial, point in enumerate(points_of(settings, pool, space))
@@ -258,45 +256,45 @@ def _studies(scale: str, control: bool, overrides: Mapping[str, str]) -> list[St
 
 def _retrain(records: Sequence[TrialRecord], scale: str, control: bool, overrides: Mapping[str, str]) -> list[Study]:
     """Every winner, once, on fresh seeds that all winners of the pool share."""
-    settings, found = SETTINGS[scale], searched(records, scale)
+    settings, study = SETTINGS[scale], _placed(scale, overrides)
+    losses, _ = searched(records, scale)
     studies = []
     for pool, space in np.ndindex(settings.pools, len(SPACES)):
         points = points_of(settings, pool, space)
         first = _FRESH + pool * settings.fresh
-        for trial in sorted({t for b in settings.budgets for t in winners_of(found[pool, space], b).tolist()}):
-            replicates = range(first, first + settings.fresh)
-            studies.append(_study(scale, overrides, "fresh", pool, space, points[trial], replicates))
+        for trial in sorted({t for b in settings.budgets for t in winners_of(losses[pool, space], b).tolist()}):
+            studies.append(study("fresh", pool, space, points[trial], range(first, first + settings.fresh)))
     return studies
 
 
-def loss(record: TrialRecord, scale: str) -> float:
+def loss_by(scale: str) -> Callable[[TrialRecord], float]:
     """The final validation loss, nats, at most that of guessing, which an infeasible trial counts with."""
     chance = float(np.log(workload_scale("transformer", SETTINGS[scale].workload).workload.classes))
-    return min(record.results["final_loss"], chance) if record.status == "complete" else chance
+    return lambda record: min(record.results["final_loss"], chance) if record.status == "complete" else chance
 
 
-def searched(records: Sequence[TrialRecord], scale: str) -> np.ndarray:
-    """Losses of the trials of the pools, float64 (pools, spaces, trials)."""
+def searched(records: Sequence[TrialRecord], scale: str) -> tuple[np.ndarray, np.ndarray]:
+    """Losses of the trials of the pools, float64 (pools, spaces, trials), and the trials, objects of the same shape."""
     settings, by_study = SETTINGS[scale], _by_study(records)
-    found = np.empty((settings.pools, len(SPACES), settings.budgets[-1]))
-    for pool, space in np.ndindex(found.shape[:2]):
-        trials = sorted(by_study[study_of("search", pool, space)], key=lambda record: record.replicate)
-        found[pool, space] = [loss(trial, scale) for trial in trials]
-    return found
+    trials = np.empty((settings.pools, len(SPACES), settings.budgets[-1]), object)
+    for pool, space in np.ndindex(trials.shape[:2]):
+        trials[pool, space] = sorted(by_study[study_of("search", pool, space)], key=lambda record: record.replicate)
+    return np.vectorize(loss_by(scale), otypes=[float])(trials), trials
 
 
 def expected(records: Sequence[TrialRecord], scale: str) -> np.ndarray:
     """Losses of winners, medians over fresh seeds, means over searches, float64 (pools, budgets, spaces)."""
-    settings, by_study, losses = SETTINGS[scale], _by_study(records), searched(records, scale)
+    settings, by_study, loss = SETTINGS[scale], _by_study(records), loss_by(scale)
+    losses, trials = searched(records, scale)
     found = np.empty((settings.pools, len(settings.budgets), len(SPACES)))
     for pool, space in np.ndindex(settings.pools, len(SPACES)):
-        points = points_of(settings, pool, space)
-        fresh: dict[float, list[float]] = {}
+        fresh: dict[float, list[float]] = {}  # by learning rate, which no two trials of a pool share
         for trial in by_study[study_of("fresh", pool, space)]:
-            fresh.setdefault(trial.hyperparameters["learning_rate"], []).append(loss(trial, scale))
+            fresh.setdefault(trial.hyperparameters["learning_rate"], []).append(loss(trial))
         for index, budget in enumerate(settings.budgets):
-            won = winners_of(losses[pool, space], budget).tolist()
-            found[pool, index, space] = np.mean([np.median(fresh[points[trial]["learning_rate"]]) for trial in won])
+            won = trials[pool, space][winners_of(losses[pool, space], budget)]
+            medians = [np.median(fresh[trial.hyperparameters["learning_rate"]]) for trial in won]
+            found[pool, index, space] = np.mean(medians)
     return found
 
 
@@ -337,17 +335,16 @@ def follows_order(losses: np.ndarray, delta: float, stated: float | None = None)
 
 def crowded(records: Sequence[TrialRecord], scale: str) -> list[str]:
     """The ends of axes, such as `learning_rate high`, at which more than `EDGE` of a space's best trials lie."""
-    settings, losses = SETTINGS[scale], searched(records, scale)
-    ends = []
+    settings, (losses, trials) = SETTINGS[scale], searched(records, scale)
+    ends = set()
     for space in range(len(SPACES)):
-        best = losses[:, space].argmin(axis=1)
-        points = [points_of(settings, pool, space)[trial] for pool, trial in enumerate(best)]
-        for axis in space_of(settings, space):
-            places = np.array([axis.to_unit(point[axis.name]) for point in points])
+        best = trials[np.arange(settings.pools), space, losses[:, space].argmin(axis=1)]
+        for axis in space_of(settings, space).hyperparameters:
+            places = np.array([axis.to_unit(trial.hyperparameters[axis.name]) for trial in best])
             for end, share in (("low", np.mean(places < OUTER)), ("high", np.mean(places > 1 - OUTER))):
                 if share > EDGE and (axis.name, end) not in _WALLS:
-                    ends.append(f"{axis.name} {end}")
-    return sorted(set(ends))
+                    ends.add(f"{axis.name} {end}")
+    return sorted(ends)
 
 
 def _judge(records: Sequence[TrialRecord], scale: str, control: bool) -> list[tuple[Claim, Judgement]]:

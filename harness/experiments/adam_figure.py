@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from harness.experiments.adam_budgets import SETTINGS, SPACES, Settings, expected, gain_over_reverse, loss
+from harness.experiments.adam_budgets import SETTINGS, SPACES, Settings, expected, gain_over_reverse, loss_by
 from harness.experiments.verdict import sign_flip_interval
 from harness.figures.differences import draw_differences
 from harness.figures.style import COLOURS, MARKERS, panels, plain_log_ticks
@@ -90,11 +90,12 @@ def _draw_against(axes: Axes, losses: np.ndarray, settings: Settings, control: b
 
 
 def _draw_trials(axes: Axes, records: Sequence[TrialRecord], scale: str) -> None:
-    best = min(loss(record, scale) for record in records)
+    loss = loss_by(scale)
+    best = min(map(loss, records))
     for space in reversed(range(len(SPACES))):  # the fewest dimensions on top
         trials = [r for r in records if r.arm == SPACES[space] and r.study.startswith("search")]
         rates = [trial.hyperparameters["learning_rate"] for trial in trials]
-        values = np.minimum([loss(trial, scale) for trial in trials], best + _HEADROOM)
+        values = np.minimum([loss(trial) for trial in trials], best + _HEADROOM)
         axes.plot(rates, values, MARKERS[space], color=COLOURS[space], markersize=2.5, alpha=0.5, label=_LABELS[space])
     axes.set(xscale="log", xlabel="base learning rate", ylabel="final validation loss (nats)")
     axes.set_title(f"all trials of the searches\n(those above {best + _HEADROOM:.2f} drawn there)")
