@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 
 from harness.experiments.adam_budgets import SETTINGS, SPACES, Settings, expected, gain_over_reverse, loss_by
 from harness.experiments.verdict import sign_flip_interval
@@ -15,6 +16,7 @@ from harness.figures.style import COLOURS, MARKERS, panels, plain_log_ticks
 from harness.records import TrialRecord
 
 _LABELS = ("rate", "+ beta1", "+ epsilon", "+ beta2")
+_OTHERS = ("than the rate alone", "than with beta1", "than with beta1, epsilon", "than with all four")
 _LEVEL = 0.95
 _HEADROOM = 0.75  # nats above the best trial that the panel of all trials shows
 
@@ -38,7 +40,7 @@ def draw(records: Sequence[TrialRecord], scale: str, control: bool) -> Figure:
     draw_differences(
         axes[2],
         {**groups, "mean": gains.mean(axis=1)},
-        f"loss, {names[0]} minus {names[1]} order (nats)",
+        f"{names[0]} minus {names[1]} order (nats)",
         "what is judged against its reverse\n(one dot a pool; below 0: it loses to its reverse)",
     )
     _draw_trials(axes[3], records, scale)
@@ -56,18 +58,19 @@ def _draw_winners(axes: Axes, losses: np.ndarray, settings: Settings, control: b
             axes.plot([place] * 2, _limits(levelled[:, index, space]), color=colour, linewidth=1)
         chosen = len(SPACES) - 1 - space if control else space
         mean = losses[:, chosen, space].mean()
-        label = ("swapped" if control else "recommended") if space == 0 else None
-        axes.plot(at[chosen], mean, "o", color="black", fillstyle="none", markersize=11, label=label)
-    axes.set(xscale="log", xlabel="trials of a search", ylabel="validation loss of the winner, retrained (nats)")
+        axes.plot(at[chosen], mean, "o", color="black", fillstyle="none", markersize=11)
+    label = "swapped" if control else "recommended"
+    axes.plot([], [], "o", color="black", fillstyle="none", markersize=8, label=label)
+    axes.set(xscale="log", xlabel="trials of a search", ylabel="loss of the retrained winner (nats)")
     axes.set_title(f"the best of k trials on fresh seeds\n(mean over {len(losses)} pools, 95% intervals)")
     axes.set_xticks(budgets, [f"{budget:g}" for budget in budgets], minor=False)
-    axes.xaxis.set_minor_locator(_no_ticks())
+    axes.xaxis.set_minor_locator(NullLocator())
     axes.legend()
 
 
 def _draw_against(axes: Axes, losses: np.ndarray, settings: Settings, control: bool) -> None:
     order = range(len(SPACES))[::-1] if control else range(len(SPACES))
-    for space, (label, colour, marker) in enumerate(zip(_LABELS, COLOURS, MARKERS, strict=False)):
+    for space, (other, colour, marker) in enumerate(zip(_OTHERS, COLOURS, MARKERS, strict=False)):
         for budget, chosen in enumerate(order):
             if space == chosen:
                 continue
@@ -77,13 +80,15 @@ def _draw_against(axes: Axes, losses: np.ndarray, settings: Settings, control: b
             near = abs(space - chosen) == 1
             fill = "full" if near else "none"
             axes.plot(place, differences.mean(), marker, color=colour, markersize=5, fillstyle=fill, linestyle="none")
-        axes.plot([], [], marker, color=colour, label=f"than {label}", linestyle="none")
+        axes.plot([], [], marker, color=colour, label=other, linestyle="none")
     axes.axhline(0, color="black", linewidth=0.8)
     axes.axhline(settings.delta, color="black", linestyle="--", linewidth=0.8, label="margin: trial standard deviation")
     labels = [f"{budget} trials:\n{_LABELS[chosen]}" for budget, chosen in zip(settings.budgets, order, strict=True)]
     axes.set_xticks(range(len(labels)), labels)
     axes.set_yscale("symlog", linthresh=2 * settings.delta)
-    plain_log_ticks(axes.yaxis)
+    axes.set_yticks([-0.1, -0.05, -0.02, -0.01, 0, 0.01, 0.02, 0.05], minor=False)
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_locator(NullLocator())
     axes.set(ylabel="loss minus that of another space (nats)")
     axes.set_title("how much worse the space of a budget is\n(filled: next to it, judged; 95% intervals)")
     axes.legend()
@@ -107,9 +112,3 @@ def _limits(values: np.ndarray) -> tuple[float, float]:
     """An interval of the mean; the mean alone where there are too few values for one."""
     limits = sign_flip_interval(values, _LEVEL)
     return limits if np.isfinite(limits).all() else (float(values.mean()), float(values.mean()))
-
-
-def _no_ticks():
-    from matplotlib.ticker import NullLocator
-
-    return NullLocator()
