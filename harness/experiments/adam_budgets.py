@@ -17,15 +17,16 @@ coordinates and the seeds of the smaller ones. A search of k trials is k points 
 12 disjoint searches of 5, 4 of 15, 2 of 30 and 1 of 60. The winner by a search's own losses is retrained on three
 fresh seeds, whose median alone counts: a good setting that fails once in a while is not to be told by one seed.
 Searches of one pool share trials, winners and seeds: *the pool is the unit*, with a scrambling and a split of its own,
-and its losses are means over its searches. Points are those of the pool's number, the same for
-every seed of the experiment; initialisation, data order and split are not.
+and its losses are means over its searches. Points are those of the pool's number, the same for every seed of the
+experiment; initialisation, data order and split are not.
 
 *What is judged.* The advice is about which space to choose at a budget, so it holds where the recommended space is no
-worse than any of the three others there, by a margin of the trial standard deviation, which a single run does not show.
-With that alone a task on which nothing matters would agree, with this advice and with its reverse. So it also has to
-matter: over the four budgets the recommended spaces have to beat the reversed order of them. Ours, labelled so: at each
-budget the recommended space is held against the smaller one next to it, or at the smallest against all larger ones, at
-no margin. They say which step of the advice pays.
+worse than the spaces next to it, the one that tunes one hyperparameter less and the one that tunes one more, by a
+margin of the trial standard deviation, which a single run does not show. With that alone a task on which nothing
+matters would agree, with this advice and with its reverse. So it also has to matter: over the four budgets the
+recommended spaces have to beat the reversed order of them. Ours, labelled so: at each budget the recommended space is
+held against the smaller one next to it, or at the smallest against all larger ones, at no margin. They say which step
+of the advice pays.
 
 *Calibration*: 2,000 simulated experiments of 10 pools, searches and retrainings and all, with the difference shifted to
 the threshold. With smooth, skewed, tied losses, with runs that fail at random and beyond an edge near the best rate,
