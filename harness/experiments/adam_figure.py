@@ -16,7 +16,6 @@ from harness.figures.style import COLOURS, MARKERS, panels, plain_log_ticks
 from harness.records import TrialRecord
 
 _LABELS = ("rate", "+ beta1", "+ epsilon", "+ beta2")
-_OTHERS = ("than the rate alone", "than with beta1", "than with beta1, epsilon", "than with all four")
 _LEVEL = 0.95
 _HEADROOM = 0.75  # nats above the best trial that the panel of all trials shows
 
@@ -70,7 +69,7 @@ def _draw_winners(axes: Axes, losses: np.ndarray, settings: Settings, control: b
 
 def _draw_against(axes: Axes, losses: np.ndarray, settings: Settings, control: bool) -> None:
     order = range(len(SPACES))[::-1] if control else range(len(SPACES))
-    for space, (other, colour, marker) in enumerate(zip(_OTHERS, COLOURS, MARKERS, strict=False)):
+    for space, (colour, marker) in enumerate(zip(COLOURS[: len(SPACES)], MARKERS, strict=False)):
         for budget, chosen in enumerate(order):
             if space == chosen:
                 continue
@@ -80,7 +79,6 @@ def _draw_against(axes: Axes, losses: np.ndarray, settings: Settings, control: b
             near = abs(space - chosen) == 1
             fill = "full" if near else "none"
             axes.plot(place, differences.mean(), marker, color=colour, markersize=5, fillstyle=fill, linestyle="none")
-        axes.plot([], [], marker, color=colour, label=other, linestyle="none")
     axes.axhline(0, color="black", linewidth=0.8)
     axes.axhline(settings.delta, color="black", linestyle="--", linewidth=0.8, label="margin: trial standard deviation")
     labels = [f"{budget} trials:\n{_LABELS[chosen]}" for budget, chosen in zip(settings.budgets, order, strict=True)]
@@ -90,7 +88,9 @@ def _draw_against(axes: Axes, losses: np.ndarray, settings: Settings, control: b
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_locator(NullLocator())
     axes.set(ylabel="loss minus that of another space (nats)")
-    axes.set_title("how much worse the space of a budget is\n(filled: next to it, judged; 95% intervals)")
+    axes.set_title(
+        "how much worse the space of a budget is than others\n(colours as on the left; filled: judged; 95% intervals)"
+    )
     axes.legend()
 
 
