@@ -43,15 +43,11 @@ that could be widened: beta1 = 0 and the low end of epsilon, where it does nothi
 
 A loss counts with at most that of guessing, log(symbols), as an infeasible trial does.
 
-What was found at seed 0: the order beats its reverse, by .026 (.019 to .033), and beta1 pays at 15 trials, by .035
-(.029 to .041), but the main claim is undecided, since epsilon does not pay at 30: there tuning it is .012 worse than
-stopping at beta1 (.002 to .022, above the margin of .0095 on average). At 5 trials the rate alone is .055 and .046
-better than three and four hyperparameters, and .008 (-.005 to .019) than two; at 60 all but the rate alone are within
-.003. So in this task the advice holds where it says beta1, and what more to tune is still a loss at 30 trials and no
-gain at 60: the default epsilon is in the flat part that four of the ten decades beyond it leave. In the four pools of
-the pilots the difference at 30 was .002. With 10 pools a claim of seven parts has limits, where undecided, only once two
-others are decided: sign flips go down to 2^-10, an undecided part of it needs less.
-Control at seed 0: contradicted, as the mirror image of the order.
+What was found at seed 0: the order beats its reverse by .026 (95% interval .019 to .033), and beta1 pays at 15 trials,
+by .035 (.029 to .041). The main claim is undecided, since epsilon does not pay at 30: tuning it there is .012 worse than
+stopping at beta1 (.002 to .022; .002 in the pilots). At 5 trials the rate alone is .055 and .046 better than three and
+four hyperparameters, and .008 better (-.005 to .019) than two; at 60 the three larger spaces lie within .003. Control:
+contradicted. With 10 pools a claim of seven parts that stays undecided has an interval only once two others are decided.
 
 What differs at `laptop`: a Transformer of one layer and width 16 on windows of 32 characters, 110 steps, since
 thousands of trials are needed. Settings come from pilot seeds and points, which no verdict uses; see `Settings`.
