@@ -44,10 +44,11 @@ that could be widened: beta1 = 0 and the low end of epsilon, where it does nothi
 A loss counts with at most that of guessing, log(symbols), as an infeasible trial does.
 
 What was found at seed 0: the order beats its reverse by .026 (95% interval .019 to .033), and beta1 pays at 15 trials,
-by .035 (.029 to .041). The main claim is undecided, since epsilon does not pay at 30: tuning it there is .012 worse than
-stopping at beta1 (.002 to .022; .002 in the pilots). At 5 trials the rate alone is .055 and .046 better than three and
-four hyperparameters, and .008 better (-.005 to .019) than two; at 60 the three larger spaces lie within .003. Control:
-contradicted. With 10 pools a claim of seven parts that stays undecided has an interval only once two others are decided.
+by .035 (.029 to .041). The main claim is undecided, since epsilon does not pay at 30: tuning it there is .012 worse
+than stopping at beta1 (.002 to .022; .002 in the pilots). At 5 trials the rate alone is .055 and .046 better than three
+and four hyperparameters, and .008 better (-.005 to .019) than two; at 60 the three larger spaces lie within .003.
+Control: contradicted. With 10 pools a claim of seven parts that stays undecided has an interval only once two others
+are decided.
 
 What differs at `laptop`: a Transformer of one layer and width 16 on windows of 32 characters, 110 steps, since
 thousands of trials are needed. Settings come from pilot seeds and points, which no verdict uses; see `Settings`.
