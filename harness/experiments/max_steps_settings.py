@@ -1,0 +1,197 @@
+"""Claims of `max-train-steps`, and what it trains at every scale."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from harness.records import Claim
+
+QUARTER, ESTIMATE, FOUR_TIMES = "quarter", "estimate", "four-times"
+BUDGETS = {QUARTER: 0.25, ESTIMATE: 1.0, FOUR_TIMES: 4.0}
+"""Name of a study's budget to its multiple of the estimate."""
+
+SWEEP, OVERFITTED = "sweep", "overfitted"
+
+EVALUATIONS = 20
+"""Evaluations of a trial whose checkpoint is selected, evenly spaced over its steps."""
+
+CENSORED = 0.1
+"""Share of replicates without the noise that may miss the target; these count with the budget, which is in their
+favour."""
+
+SMALLER_BATCH, AUGMENTATION, DROPOUT = "smaller-batch", "augmentation", "dropout"
+NOISES = (SMALLER_BATCH, AUGMENTATION, DROPOUT)
+"""Sources of gradient noise, which are studies of two arms each."""
+
+STATED_COST = 0.5
+"""Log2 ratio of steps that the power is for, a factor of 1.4."""
+
+PLAIN, NOISY = "plain", "noisy"
+"""Their arms."""
+
+WINDOW = 20
+"""Steps whose training losses are averaged for the target, of both arms alike: a mean over smaller batches scatters
+more and is sooner at most the target by luck, which is in favour of the noisy arm."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Images:
+    """An image task and how it is trained at a constant rate.
+
+    Attributes:
+      workload: name and scale of the workload.
+      fields: of it that are set.
+      examples: that it is trained on.
+      batch_size: examples per step; that of the workload if None.
+      evaluation_batch_size: examples per evaluation batch; an even number of them fits the validation set.
+      rates: constant, ascending.
+      steps: of a run.
+    """
+
+    workload: tuple[str, str]
+    fields: Mapping[str, Any]
+    examples: int
+    batch_size: int | None
+    evaluation_batch_size: int
+    rates: tuple[float, ...]
+    steps: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Text:
+    """The text task that dropout is measured on.
+
+    Attributes:
+      fields: of the `transformer` workload that are set.
+      dropout: rate of the noisy arm.
+      rates: constant, ascending.
+      warmup_steps: before them, not counted; those of the workload if None.
+      steps: after warmup; those of the workload if None.
+      batch_size: that of the workload if None.
+      target: training loss, nats, mean of `WINDOW` steps.
+    """
+
+    fields: Mapping[str, Any]
+    dropout: float
+    rates: tuple[float, ...]
+    target: float
+    warmup_steps: int | None = None
+    steps: int | None = None
+    batch_size: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Of a scale; `laptop` is chosen on pilots.
+
+    PILOTS
+
+    Attributes:
+      sweep: the task and the constant rates of the sweep.
+      control_rates: constant rates of the control, ascending, all too small.
+      control_steps: of a run of its sweep.
+      rates: base rates of a study, ascending.
+      schedules: of a study; all decay.
+      overfitted: fields of the workload that make it overfit.
+      overfitted_rates: base rates of its studies, linear decay.
+      replicates: sweeps.
+      delta: trial standard deviation of a study's error.
+      overfitted_delta: the same on the overfitted task.
+      noise: the task on which a smaller batch and augmentation are measured.
+      target: its training loss, nats, mean of `WINDOW` steps.
+      small_batch: examples per step of the smaller batch.
+      shift: pixels that images are shifted by for augmentation.
+      text: the task of dropout.
+    """
+
+    sweep: Images
+    control_rates: tuple[float, ...]
+    control_steps: int
+    rates: tuple[float, ...]
+    schedules: tuple[str, ...]
+    overfitted: Mapping[str, Any]
+    overfitted_rates: tuple[float, ...]
+    replicates: int
+    delta: float
+    overfitted_delta: float
+    noise: Images
+    target: float
+    small_batch: int
+    shift: int
+    text: Text
+
+
+_DIGITS = {"dataset": "mnist5k", "side": 8}
+_LAPTOP = Images(
+    workload=("resnet", "laptop"),
+    fields={**_DIGITS, "training_examples": 250},
+    examples=250,
+    batch_size=32,
+    evaluation_batch_size=500,
+    rates=(0.01, 0.0316, 0.1, 0.316),
+    steps=500,
+)
+_SMALL_TEXT = {"layers": 2, "width": 32, "heads": 2, "mlp_width": 64, "length": 32}
+
+SETTINGS: dict[str, Settings] = {
+    "laptop": Settings(
+        sweep=_LAPTOP,
+        control_rates=(0.0005, 0.001, 0.002),
+        control_steps=2000,
+        rates=(0.0316, 0.1, 0.316),
+        schedules=("linear", "cosine"),
+        overfitted={"label_noise": 0.4},
+        overfitted_rates=(0.0316, 0.1),
+        replicates=12,
+        delta=0.01,
+        overfitted_delta=0.02,
+        noise=_LAPTOP,
+        target=0.2,
+        small_batch=4,
+        shift=1,
+        text=Text(_SMALL_TEXT, 0.2, (6e-3, 1.2e-2), 2.65, 20, 300, 8),
+    ),
+}
+
+
+_ERRORS = (
+    "a study's error being that of its best checkpoint, chosen on one half of the validation set and measured on the "
+    "other (cross-over)"
+)
+
+WORKABLE = Claim(
+    "steps.sweep-estimate",
+    "The fewest steps to a full fit in a sweep of constant rates are a workable first max_train_steps: four times as "
+    "many bring little, a quarter as many are worse.",
+    f"Over replicates with a sweep each, {_ERRORS}: upper limit of error at the estimate minus error at four times as "
+    "many steps under the trial standard deviation, and lower limit of error at a quarter of them minus error at the "
+    "estimate above 0.",
+)
+LONGER = Claim(
+    "steps.longer-never-hurts",
+    "Training four times as long is no worse with retrospective selection of the checkpoint, on an overfitted task too.",
+    f"Upper limits of error at four times the estimate minus error at the estimate, {_ERRORS}, under the trial "
+    "standard deviation: on the task of the sweep, and on one that is overfitted.",
+)
+EASES = Claim(
+    "steps.budget-eases-tuning",
+    "With more steps more schedules are nearly as good as the best.",
+    "Lower limit of the paired difference, at four times the estimate minus at a quarter of it, above 0, in the share "
+    "of a study's schedules (base rate and decay) whose error is within the trial standard deviation of the least, "
+    "each at its best checkpoint by cross-over.",
+)
+COSTS = Claim(
+    "steps.gradient-noise-costs",
+    "A smaller batch, augmentation and dropout each raise the number of steps to a training loss.",
+    "For each, lower limit of the paired log2 ratio of steps to the target, with the noise over without it, above 0, "
+    "each at its fastest constant rate; runs that are stopped before count with their budget, and too many of them "
+    "without the noise leave it undecided.",
+)
+CONTROL = Claim(
+    "steps.control-same",
+    "Where all rates of the sweep are too small, a quarter of the steps that it gives does as well.",
+    f"90% interval of the paired difference of errors at a quarter of the estimate and at the estimate, {_ERRORS}, "
+    "within plus or minus the trial standard deviation.",
+)
