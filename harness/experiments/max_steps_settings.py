@@ -171,7 +171,7 @@ WORKABLE = Claim(
 )
 LONGER = Claim(
     "steps.longer-never-hurts",
-    "Training four times as long is no worse with retrospective selection of the checkpoint, on an overfitted task too.",
+    "Training four times as long is no worse with retrospective checkpoint selection, on an overfitted task too.",
     f"Upper limits of error at four times the estimate minus error at the estimate, {_ERRORS}, under the trial "
     "standard deviation: on the task of the sweep, and on one that is overfitted.",
 )
