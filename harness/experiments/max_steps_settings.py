@@ -130,20 +130,20 @@ _LAPTOP = Images(
     examples=250,
     batch_size=32,
     evaluation_batch_size=500,
-    rates=(0.01, 0.0316, 0.1, 0.316),
-    steps=500,
+    rates=(0.01, 0.0316, 0.1, 0.316, 1.0),
+    steps=400,
 )
 _SMALL_TEXT = {"layers": 2, "width": 32, "heads": 2, "mlp_width": 64, "length": 32}
 
 SETTINGS: dict[str, Settings] = {
     "laptop": Settings(
         sweep=_LAPTOP,
-        control_rates=(0.0005, 0.001, 0.002),
+        control_rates=(0.00178, 0.00316, 0.00562),
         control_steps=2000,
-        rates=(0.0316, 0.1, 0.316),
-        schedules=("linear", "cosine"),
+        rates=(0.0316, 0.1, 0.316, 1.0),
+        schedules=("linear", "square_root"),
         overfitted={"label_noise": 0.4},
-        overfitted_rates=(0.0316, 0.1),
+        overfitted_rates=(0.1, 0.316),
         replicates=12,
         delta=0.01,
         overfitted_delta=0.02,
