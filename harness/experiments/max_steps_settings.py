@@ -133,9 +133,52 @@ _LAPTOP = Images(
     rates=(0.01, 0.0316, 0.1, 0.316, 1.0),
     steps=400,
 )
+_SMOKE = dataclasses.replace(
+    _LAPTOP,
+    workload=("resnet", "smoke"),
+    fields={**_DIGITS, "training_examples": 64},
+    examples=64,
+    rates=(0.03, 0.1, 0.3),
+    steps=24,
+)
+_PHOTOGRAPHS = Images(
+    workload=("resnet", "accelerator"),
+    fields={},
+    examples=5000,
+    batch_size=None,
+    evaluation_batch_size=500,
+    rates=(0.01, 0.0316, 0.1, 0.316, 1.0),
+    steps=4000,
+)
+_IMAGENET = Images(
+    workload=("resnet", "paper"),
+    fields={},
+    examples=1_271_158,
+    batch_size=None,
+    evaluation_batch_size=1000,
+    rates=(0.1, 0.316, 1.0, 3.16, 10.0),
+    steps=500_000,
+)
 _SMALL_TEXT = {"layers": 2, "width": 32, "heads": 2, "mlp_width": 64, "length": 32}
 
-SETTINGS: dict[str, Settings] = {
+SETTINGS = {
+    "smoke": Settings(
+        sweep=_SMOKE,
+        control_rates=(0.001, 0.003),
+        control_steps=16,
+        rates=(0.1, 0.3),
+        schedules=("linear",),
+        overfitted={"label_noise": 0.4},
+        overfitted_rates=(0.1,),
+        replicates=2,
+        delta=0.01,
+        overfitted_delta=0.01,
+        noise=_SMOKE,
+        target=2.0,
+        small_batch=8,
+        shift=1,
+        text=Text({}, 0.2, (3e-3,), 4.5),
+    ),
     "laptop": Settings(
         sweep=_LAPTOP,
         control_rates=(0.00178, 0.00316, 0.00562),
@@ -148,10 +191,47 @@ SETTINGS: dict[str, Settings] = {
         delta=0.01,
         overfitted_delta=0.02,
         noise=_LAPTOP,
-        target=0.2,
-        small_batch=4,
+        target=0.5,
+        small_batch=8,
         shift=1,
         text=Text(_SMALL_TEXT, 0.2, (6e-3, 1.2e-2), 2.65, 20, 300, 8),
+    ),
+    # Reasoned, not piloted: rates as at `laptop`, a delta of half a point of error.
+    "accelerator": Settings(
+        sweep=_PHOTOGRAPHS,
+        control_rates=(0.001, 0.002, 0.004),
+        control_steps=16_000,
+        rates=(0.0316, 0.1, 0.316, 1.0),
+        schedules=("linear", "square_root"),
+        overfitted={"label_noise": 0.4},
+        overfitted_rates=(0.1, 0.316),
+        replicates=8,
+        delta=0.005,
+        overfitted_delta=0.01,
+        noise=_PHOTOGRAPHS,
+        target=0.2,
+        small_batch=64,
+        shift=4,
+        text=Text({}, 0.1, (5e-4, 1e-3, 2e-3), 1.6, 300, 3000, 64),
+    ),
+    # ImageNet is augmented as it is read, and cannot be given wrong labels: without weight decay and smoothing it is
+    # overfitted all the same; batch and augmentation are measured on the photographs.
+    "paper": Settings(
+        sweep=_IMAGENET,
+        control_rates=(0.01, 0.02, 0.04),
+        control_steps=2_000_000,
+        rates=(0.316, 1.0, 3.16, 10.0),
+        schedules=("linear", "square_root"),
+        overfitted={},
+        overfitted_rates=(1.0, 3.16),
+        replicates=8,
+        delta=0.002,
+        overfitted_delta=0.002,
+        noise=_PHOTOGRAPHS,
+        target=0.2,
+        small_batch=64,
+        shift=4,
+        text=Text({}, 0.1, (8e-4, 1.6e-3, 3.2e-3), 3.6, steps=100_000),
     ),
 }
 
