@@ -194,7 +194,7 @@ SETTINGS = {
         target=0.5,
         small_batch=8,
         shift=1,
-        text=Text(_SMALL_TEXT, 0.2, (6e-3, 1.2e-2), 2.65, 20, 300, 8),
+        text=Text(_SMALL_TEXT, 0.2, (6e-3, 1.2e-2), 2.65, 20, 200, 8),
     ),
     # Reasoned, not piloted: rates as at `laptop`, a delta of half a point of error.
     "accelerator": Settings(

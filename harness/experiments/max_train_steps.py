@@ -185,7 +185,7 @@ def _train(records: Sequence[TrialRecord], scale: str, control: bool, overrides:
                 **settings.overfitted,
             )
             for name in (ESTIMATE, FOUR_TIMES)
-            if name in steps and settings.overfitted_rates
+            if not control
         ]
     return studies
 
