@@ -120,13 +120,12 @@ def _unregularised(size: Scale) -> dict[str, float]:
 def _studies(scale: str, control: bool, overrides: Mapping[str, str]) -> list[Study]:
     """The first round: the sweep, and both arms of every source of noise; of a control only its sweep."""
     settings = SETTINGS[scale]
-    replicates = range(settings.replicates)
-    rates, steps = (
-        (settings.control_rates, settings.control_steps) if control else (settings.sweep.rates, settings.sweep.steps)
-    )
-    swept = _study(SWEEP, settings.sweep, [Arm(SWEEP)], rates, replicates, steps, overrides)
+    task, arms = settings.sweep, [Arm(SWEEP)]
     if control:
-        return [swept]
+        replicates = range(settings.control_replicates)
+        return [_study(SWEEP, task, arms, settings.control_rates, replicates, settings.control_steps, overrides)]
+    swept = _study(SWEEP, task, arms, task.rates, range(settings.replicates), task.steps, overrides)
+    replicates = range(settings.noise_replicates)
     noise = settings.noise
     plain = _study(PLAIN, noise, [Arm(PLAIN)], noise.rates, replicates, noise.steps, overrides)
     shifted = ShiftedResNet.of(plain.workload, settings.shift)
@@ -161,7 +160,7 @@ def _dropout_study(scale: str, text: Text, replicates: range) -> Study:
 
 def _train(records: Sequence[TrialRecord], scale: str, control: bool, overrides: Mapping[str, str]) -> list[Study]:
     """The second round: for each replicate its studies at multiples of its estimate, of a control without the most."""
-    settings = SETTINGS[scale]
+    settings, task = SETTINGS[scale], SETTINGS[scale].sweep
     arms = [Arm(schedule, fields={"schedule": schedule}) for schedule in settings.schedules]
     linear = [Arm("linear", fields={"schedule": "linear"})]
     budgets = [QUARTER, ESTIMATE] if control else list(BUDGETS)
@@ -169,19 +168,28 @@ def _train(records: Sequence[TrialRecord], scale: str, control: bool, overrides:
     for replicate in replicates_of(records):
         steps = {name: max(1, round(BUDGETS[name] * estimate(records, replicate, scale))) for name in budgets}
         studies += [
-            _study(f"{name}-{replicate}", settings.sweep, arms, settings.rates, [replicate], n, overrides, EVALUATIONS)
+            _study(
+                f"{name}-{replicate}",
+                settings.sweep,
+                arms,
+                settings.rates,
+                [replicate],
+                n,
+                overrides,
+                EVALUATIONS[name],
+            )
             for name, n in steps.items()
         ]
         studies += [
             _study(
                 f"{OVERFITTED}-{name}-{replicate}",
-                settings.sweep,
+                task,
                 linear,
                 settings.overfitted_rates,
                 [replicate],
                 steps[name],
                 overrides,
-                EVALUATIONS,
+                EVALUATIONS[name],
                 **settings.overfitted,
             )
             for name in (ESTIMATE, FOUR_TIMES)
