@@ -110,8 +110,9 @@ def _draw_schedules(axes: Axes, records: Sequence[TrialRecord], budgets: Sequenc
         names.append(f"{_LABELS[budget]}\n{np.mean(good_share(errors, delta)):.0%} within")
     axes.axhline(delta, color="black", linestyle="--", linewidth=0.8, label=f"the best + {delta:g}")
     axes.set_xticks(range(len(budgets)), names)
-    axes.set(xlim=(-0.5, len(budgets) - 0.5), ylabel="error over the best of the study")
+    axes.set(xlim=(-0.5, len(budgets) - 0.5), ylabel="error over the best of the study (share)")
     axes.set_yscale("symlog", linthresh=2 * delta)
+    axes.yaxis.set_major_formatter("{x:g}")
     axes.set_title("schedules of every study\n(base rate and decay; all replicates)")
     axes.legend()
 
@@ -122,14 +123,14 @@ def _draw_overfitted(axes: Axes, records: Sequence[TrialRecord]) -> None:
     for budget, colour in zip((ESTIMATE, FOUR_TIMES), COLOURS[2:], strict=False):
         for place, trial in enumerate(study_of(records, f"{OVERFITTED}-{budget}-{first}")):
             steps, errors = trial.curves["evaluation_step"], trial.curves["evaluation_error"]
-            label = f"{_LABELS[budget]}" if place == 0 else None
+            label = f"{_LABELS[budget]}, rate {trial.hyperparameters['learning_rate']:g}"
             axes.plot(steps, errors, color=colour, linewidth=1, linestyle=("-", "--", ":")[place % 3], label=label)
             if trial.status == "complete":
                 best = trial.results["best_step"], trial.results["best_error"]
                 axes.plot(*best, "*", color=colour, markersize=11, markeredgecolor="black", zorder=5)
     axes.plot([], [], "k*", markersize=9, label="best checkpoint")
     axes.set(xscale="log", xlabel="step", ylabel="validation error (share of examples)")
-    axes.set_title("overfitted task, one replicate\n(one line a base rate)")
+    axes.set_title("overfitted task, one replicate\n(linear decay, by base rate)")
     axes.legend()
     plain_log_ticks(axes.xaxis)
 
@@ -154,5 +155,5 @@ def _draw_costs(axes: Axes, records: Sequence[TrialRecord], scale: str) -> None:
         plain, noisy = (steps_with(records, noise, arm, scale) for arm in (PLAIN, NOISY))
         censored += int(np.isinf(noisy).sum())
         groups[noise.replace("-", "\n")] = np.log2(np.minimum(noisy, budget) / np.minimum(plain, budget))
-    title = f"steps to a training loss, noisier over plain\n({censored} runs stopped at the budget before)"
+    title = f"steps to a training loss, noisier over plain\n({censored} replicates stopped at the budget before)"
     draw_differences(axes, groups, "log2 ratio of steps", title)
