@@ -296,7 +296,7 @@ def null_errors():
 
 
 def test_rules_keep_their_level_where_nothing_is_true():
-    pool, count, delta = np.array([null_errors() for _ in range(1500)]), SETTING.replicates, SETTING.delta
+    pool, count, delta = np.array([null_errors() for _ in range(1000)]), 12, SETTING.delta
     wrong = {"quarter": 0, "four times": 0, "longer": 0, "eases": 0, "costs": 0, "control": 0}
     certain = [larger(1 + 0.1 * RNG.normal(size=count), 0.0) for _ in range(2)]
     for _ in range(NULL):
