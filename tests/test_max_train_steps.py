@@ -32,6 +32,7 @@ from harness.experiments.max_train_steps import (
     estimate,
     good_share,
     noise_cost,
+    pass_steps,
     steps_with,
     study_error,
     workable,
@@ -173,6 +174,13 @@ def test_a_sweep_in_which_nothing_fits_counts_with_its_length():
     records = [record(p, falls_at(None, p.trial.steps), 0.2) for p in plan]
     assert estimate(records, 0, "laptop") == SETTING.sweep.steps
     assert EXPERIMENT.follow_ups[0](records, "laptop", False, {})
+
+
+def test_a_pass_is_over_the_examples_that_were_trained_on():
+    swept = CLAIMED[0]
+    doubled = {**swept.hyperparameters, "workload.training_examples": 2 * SETTING.sweep.examples}
+    assert pass_steps(swept, "laptop") == PASS
+    assert pass_steps(dataclasses.replace(swept, hyperparameters=doubled), "laptop") == 2 * PASS
 
 
 def test_what_is_claimed_is_reproduced():

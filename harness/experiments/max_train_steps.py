@@ -216,7 +216,8 @@ def paces_of(records: Sequence[TrialRecord], replicate: int, scale: str) -> list
 
 def pass_steps(record: TrialRecord, scale: str) -> int:
     """Steps of a pass over the training set."""
-    return math.ceil(SETTINGS[scale].sweep.examples / record.hyperparameters["batch_size"])
+    examples = record.hyperparameters.get("workload.training_examples") or SETTINGS[scale].sweep.examples
+    return math.ceil(examples / record.hyperparameters["batch_size"])
 
 
 def estimate(records: Sequence[TrialRecord], replicate: int, scale: str) -> int:
