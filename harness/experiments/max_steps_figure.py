@@ -112,6 +112,7 @@ def _draw_schedules(axes: Axes, records: Sequence[TrialRecord], budgets: Sequenc
     axes.set_xticks(range(len(budgets)), names)
     axes.set(xlim=(-0.5, len(budgets) - 0.5), ylabel="error over the best of the study (share)")
     axes.set_yscale("symlog", linthresh=2 * delta)
+    axes.set_ylim(bottom=-delta / 4)
     axes.yaxis.set_major_formatter("{x:g}")
     axes.set_title("schedules of every study\n(base rate and decay; all replicates)")
     axes.legend()
