@@ -5,16 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.procedures.max_steps import (
-    FIT,
-    decide,
-    fastest_first,
-    max_steps,
-    pass_means,
-    read_paces,
-    steps_to_fit,
-    without_regularisation,
-)
+from harness.analysis.full_fit import FIT, fastest_first, pass_means, read_paces, steps_to_fit
+from harness.procedures.max_steps import decide, max_steps, without_regularisation
 from harness.procedures.procedure import FRESH, PAIRS
 from harness.records import InputError
 from tests.made_up_records import record

@@ -23,11 +23,33 @@ def choice_gain(by_batch: np.ndarray) -> float:
     Raises:
       ValueError: fewer than 2 batches, no checkpoint, or values that are not finite.
     """
+    halves, chosen = _choice(by_batch)
+    return float(np.mean([halves[half, -1] - halves[half, chosen[1 - half]] for half in (0, 1)]))
+
+
+def chosen_value(by_batch: np.ndarray) -> float:
+    """The value of the best checkpoint by the same cross-over, without the bias of a least one among many.
+
+    Args:
+      by_batch: as in `choice_gain`; checkpoints of several trials may follow each other, which makes it the outcome of
+        a study.
+
+    Returns:
+      Mean over the two halves, in the units of the values.
+
+    Raises:
+      ValueError: as `choice_gain`.
+    """
+    halves, chosen = _choice(by_batch)
+    return float(np.mean([halves[half, chosen[1 - half]] for half in (0, 1)]))
+
+
+def _choice(by_batch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Values on each half, (2, checkpoints), and the best checkpoint by each, (2,)."""
     by_batch = np.asarray(by_batch, np.float64)
     if by_batch.ndim != 2 or by_batch.shape[1] < 2 or not len(by_batch):
         raise ValueError(f"values of shape {by_batch.shape}, expected (checkpoints, batches) with 2 batches or more")
     if not np.isfinite(by_batch).all():
         raise ValueError("values are not all finite; leave out the evaluations after a divergence")
     halves = np.stack([by_batch[:, 0::2].mean(axis=1), by_batch[:, 1::2].mean(axis=1)])
-    chosen = np.argmin(halves, axis=1)
-    return float(np.mean([halves[half, -1] - halves[half, chosen[1 - half]] for half in (0, 1)]))
+    return halves, np.argmin(halves, axis=1)

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from harness.analysis.findings import Finding, number
-from harness.procedures.max_steps import FIT
+from harness.analysis.full_fit import FIT
 from harness.records import InputError
 from harness.studies.transfer import KEPT, TIERS, constant_phase, is_regularisation, tier
 from harness.training.trial import MOST_STEPS

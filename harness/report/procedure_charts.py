@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from harness.analysis.axes import Axis
+from harness.analysis.full_fit import pass_means
 from harness.procedures.clip import PARTS, running_thresholds
-from harness.procedures.max_steps import pass_means
 from harness.procedures.procedure import of
 from harness.records import TrialRecord
 from harness.report.chart import Chart, Line, Point, across, label, on, padded, path, ticks, up
