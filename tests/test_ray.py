@@ -1,20 +1,22 @@
 """On a real cluster of two nodes of one CPU each, on this machine."""
 
+import json
 import os
-import re
 import shutil
 import signal
 import socket
 import sys
 import threading
+import time
 import types
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from harness.records import InputError
 from harness.studies.processes import run_trials
-from tests.conftest import wait_until
+from tests.conftest import marked_processes, wait_until
 from tests.executor_contract import NARROW, TRIALS, ExecutorContract, bits
 from tests.stand_in import FOLDER, TRIALS_OF_STUDY, StandIn, calls, stand_in_study, stand_in_trial
 from tests.test_reproduce import elsewhere, stored
@@ -129,14 +131,13 @@ def held(cluster, stand_in_finished, tmp_path, monkeypatch):
         (tmp_path / "faults" / f"hold-{seed}").touch()
     cluster.follow()
     study = elsewhere(stand_in_finished, tmp_path / "out")
-    study.arguments += ["--executor", "ray", "--ray-address", cluster.address]
     study.faults = tmp_path / "faults"
     return study
 
 
-def meet_in_the_middle(start, study):
-    """Starts the study; gives the driver, and the workers of trials that are held."""
-    driver = start(*study.arguments, module=study.module)
+def meet_in_the_middle(start, study, *where):
+    """Starts the study on Ray; gives the driver, and the workers of trials that are held."""
+    driver = start(*study.arguments, "--executor", "ray", *where, module=study.module)
     seeds = {int(path.name.removeprefix("hold-")) for path in study.faults.glob("hold-*")}
 
     def holding():
@@ -157,7 +158,7 @@ def alive(pid):
 
 
 def test_a_node_that_is_killed_costs_only_time(start, cluster, held, stand_in_finished):
-    driver, pids = meet_in_the_middle(start, held)
+    driver, pids = meet_in_the_middle(start, held, "--ray-address", cluster.address)
     cluster.kill(cluster.nodes[-1])
     try:
         (lost,) = wait_until(lambda: [pid for pid in pids if not alive(pid)], "the worker to die with its node")
@@ -167,24 +168,55 @@ def test_a_node_that_is_killed_costs_only_time(start, cluster, held, stand_in_fi
         cluster.add()
     assert done.status == 0, done.stderr
     assert "Traceback" not in done.stderr
-    result = re.search(r'"fingerprint": "(\w+)"', done.stdout)[1]
-    assert result == stand_in_finished.result["fingerprint"]
+    assert json.loads(done.stdout)["fingerprint"] == stand_in_finished.result["fingerprint"]
     assert stored(held.folder) == TRIALS_OF_STUDY
     again = {call["seed"] for call in calls(held.faults) if call["pid"] == lost}
     assert again & {call["seed"] for call in calls(held.faults) if call["pid"] != lost}
 
 
-def test_a_killed_driver_takes_its_workers_along(start, held, stand_in_finished):
-    driver, pids = meet_in_the_middle(start, held)
+def test_a_killed_driver_takes_its_workers_along(start, cluster, held, stand_in_finished):
+    driver, pids = meet_in_the_middle(start, held, "--ray-address", cluster.address)
     before = stored(held.folder)
     os.kill(driver.process.pid, signal.SIGKILL)
     driver.process.wait()
     wait_until(lambda: not any(map(alive, pids)), "the workers to end")
     assert stored(held.folder) == before
     release(held)
-    done = start(*held.arguments, module=held.module).finish()
+    done = start(*held.arguments, "--executor", "ray", "--ray-address", cluster.address, module=held.module).finish()
     assert done.status == 0, done.stderr
-    assert re.search(r'"fingerprint": "(\w+)"', done.stdout)[1] == stand_in_finished.result["fingerprint"]
+    assert json.loads(done.stdout)["fingerprint"] == stand_in_finished.result["fingerprint"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("sent", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -signal.SIGKILL)]
+)
+def test_a_cluster_of_its_own_ends_with_the_driver(start, held, stand_in_finished, sent, status):
+    """No process of Ray stays, nor any file; another executor goes on from what is finished."""
+    folders = set(Path("/tmp").glob("playbook-ray-*"))
+    driver, pids = meet_in_the_middle(start, held, "--jobs", "2")
+    before = stored(held.folder)
+    assert len(set(marked_processes(driver.mark)) - pids) > 3
+    assert set(Path("/tmp").glob("playbook-ray-*")) > folders
+    begin = time.monotonic()
+    if sent == signal.SIGKILL:
+        driver.process.kill()
+    else:
+        os.killpg(driver.process.pid, sent)
+    done = driver.finish()
+    took = time.monotonic() - begin
+    driver.wait_for_no_process()
+    print(f"{sent.name}: {took:.1f} s to the driver's end, {time.monotonic() - begin:.1f} s to the last process's")
+    assert (done.status, done.stdout) == (status, "")
+    assert "Traceback" not in done.stderr
+    if sent != signal.SIGKILL:
+        last = done.stderr.strip().splitlines()[-1]
+        assert last == "interrupted; finished trials are kept, the same command continues"
+    assert before <= stored(held.folder) < TRIALS_OF_STUDY
+    assert set(Path("/tmp").glob("playbook-ray-*")) <= folders
+    release(held)
+    done = start(*held.arguments, "--executor", "processes", module=held.module).finish()
+    assert json.loads(done.stdout)["fingerprint"] == stand_in_finished.result["fingerprint"]
 
 
 @pytest.fixture

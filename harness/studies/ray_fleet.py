@@ -7,7 +7,6 @@ here: the pack of a lost worker or node is given to another.
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import importlib.metadata
 import logging
@@ -16,6 +15,7 @@ import re
 import shutil
 import signal
 import socket
+import subprocess
 import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -38,6 +38,9 @@ _OBJECTS = 200 << 20
 
 _PATIENCE = 5.0
 """Seconds for the head of a cluster to answer; Ray itself tries for more than a minute."""
+
+_REMOVALS: list[subprocess.Popen] = []
+"""Keeps their input open."""
 
 _MENDS = {
     "source": "install the same version of playbook-bench on every node",
@@ -65,12 +68,17 @@ class _Actor:
             if found.get(name) != ours:
                 mend = _MENDS.get(name, f"give every node the same data set {name}")
                 return "bad_input", f"{node} has {name} {found.get(name)}, this driver has {ours}; {mend}"
-        self._server = Server(Path(tempfile.mkdtemp(prefix="playbook-")))
+        self._folder = Path(tempfile.mkdtemp(prefix="playbook-"))
+        self._server = Server(self._folder)
         return "started", self._server.machine
 
     def answer(self, kind: str, content: Any) -> tuple[str, Any]:
         """See `Server.answer`."""
         return self._server.answer(kind, content)
+
+    def clear(self) -> None:
+        """Removes what it keeps on disk."""
+        shutil.rmtree(self._folder, ignore_errors=True)
 
 
 class _RayWorker:
@@ -78,14 +86,18 @@ class _RayWorker:
 
     def __init__(self, actor: Any, *expected: Any):
         self._actor = actor
+        self._idle = False
         self.message = actor.start.remote(*expected)
 
     def send(self, kind: str, content: Any) -> None:
+        self._idle = False
         self.message = self._actor.answer.remote(kind, content)
 
     def receive(self) -> tuple[str, Any]:
         try:
-            return ray.get(self.message)
+            message = ray.get(self.message)
+            self._idle = message[0] != "bad_input"
+            return message
         except RayError as error:
             why = " ".join(str(error).split())
         if lacking := re.search(r"No module named '[^']*'", why):
@@ -93,6 +105,8 @@ class _RayWorker:
         raise WorkerLost(f"a worker on the cluster was lost: {why}")
 
     def kill(self) -> None:
+        if self._idle:
+            ray.wait([self._actor.clear.remote()], timeout=_PATIENCE)
         ray.kill(self._actor)
 
 
@@ -188,23 +202,20 @@ def _connect(jobs: int, address: str | None) -> None:
             raise InputError(f"--ray-address {address!r}: {str(error).strip().splitlines()[0]}") from None
         return
     # Not below TMPDIR, whose path may be too long for Ray's sockets.
-    folder = Path(tempfile.mkdtemp(prefix="playbook-", dir="/tmp"))
-    atexit.register(_end, folder)
+    folder = tempfile.mkdtemp(prefix="playbook-ray-", dir="/tmp")
+    # The input of this command ends with this process, however that ends, and so does Ray.
+    removal = ["sh", "-c", 'cat; sleep 3; rm -rf "$0"', folder]
+    _REMOVALS.append(subprocess.Popen(removal, stdin=subprocess.PIPE, start_new_session=True))
     with _as_before():
-        os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+        os.environ.update({"RAY_USAGE_STATS_ENABLED": "0", "TMPDIR": folder})
         ray.init(
             "local",
             num_cpus=jobs,
             include_dashboard=False,
             object_store_memory=_OBJECTS,
-            _temp_dir=str(folder),
+            _temp_dir=folder,
             **quiet,
         )
-
-
-def _end(folder: Path) -> None:
-    ray.shutdown()
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager
