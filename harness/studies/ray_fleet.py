@@ -160,7 +160,8 @@ class RayFleet:
 
     def wait(self, workers: Sequence[_RayWorker]) -> list[_RayWorker]:
         by_message = {worker.message: worker for worker in workers}
-        ready, _ = ray.wait(list(by_message))
+        with _handler_heeded():
+            ready, _ = ray.wait(list(by_message))
         return [by_message[message] for message in ready]
 
     def close(self) -> None:
@@ -196,7 +197,7 @@ def _connect(jobs: int, address: str | None) -> None:
     if address is not None:
         _check_reachable(address)
         try:
-            with _as_before():
+            with _handler_heeded(), _as_before():
                 ray.init(address, **quiet)
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise InputError(f"--ray-address {address!r}: {str(error).strip().splitlines()[0]}") from None
@@ -205,8 +206,9 @@ def _connect(jobs: int, address: str | None) -> None:
     folder = tempfile.mkdtemp(prefix="playbook-ray-", dir="/tmp")
     # The input of this command ends with this process, however that ends, and so does Ray.
     removal = ["sh", "-c", 'cat; sleep 3; rm -rf "$0"', folder]
-    _REMOVALS.append(subprocess.Popen(removal, stdin=subprocess.PIPE, start_new_session=True))
-    with _as_before():
+    nowhere = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    _REMOVALS.append(subprocess.Popen(removal, stdin=subprocess.PIPE, start_new_session=True, **nowhere))
+    with _handler_heeded(), _as_before():
         os.environ.update({"RAY_USAGE_STATS_ENABLED": "0", "TMPDIR": folder})
         ray.init(
             "local",
@@ -223,19 +225,23 @@ def _as_before() -> Iterator[None]:
     """Puts the environment and the handler of SIGTERM back, both of which Ray sets."""
     environment_before = dict(os.environ)
     handler = signal.getsignal(signal.SIGTERM)
-    terminated = False
     try:
         yield
-    except SystemExit:  # Ray's handler
-        terminated = True
-        raise
     finally:
         os.environ.clear()
         os.environ.update(environment_before)
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, handler)
-            if terminated:
-                signal.raise_signal(signal.SIGTERM)
+
+
+@contextlib.contextmanager
+def _handler_heeded() -> Iterator[None]:
+    """Calls the handler of SIGTERM again where Ray has taken the signal, or what the handler raised, for its own."""
+    try:
+        yield
+    except SystemExit:
+        signal.raise_signal(signal.SIGTERM)
+        raise
 
 
 def _check_reachable(address: str) -> None:
