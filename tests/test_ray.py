@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -174,6 +175,27 @@ def test_a_node_that_is_killed_costs_only_time(start, cluster, held, stand_in_fi
     assert again & {call["seed"] for call in calls(held.faults) if call["pid"] != lost}
 
 
+@pytest.mark.slow
+def test_nodes_come_and_go(start, cluster, smoke_finished, tmp_path):
+    """Each of three nodes is killed at a random moment of the study, when another has joined."""
+    cluster.follow()
+    study = elsewhere(smoke_finished, tmp_path / "out")
+    driver = start(*study.arguments, "--executor", "ray", "--ray-address", cluster.address, module=study.module)
+    wait_until(lambda: stored(study.folder) >= 1, "the first trial")
+    moments, met = random.Random(0), 0
+    for _ in range(3):
+        time.sleep(moments.uniform(1, 6))
+        cluster.add()
+        met += driver.process.poll() is None
+        cluster.kill(cluster.nodes[-2])
+    done = driver.finish()
+    assert done.status == 0, done.stderr
+    assert met > 0
+    assert json.loads(done.stdout)["fingerprint"] == smoke_finished.result["fingerprint"]
+    assert json.loads(done.stdout)["trials"] == smoke_finished.result["trials"]
+
+
+@pytest.mark.slow
 def test_a_killed_driver_takes_its_workers_along(start, cluster, held, stand_in_finished):
     driver, pids = meet_in_the_middle(start, held, "--ray-address", cluster.address)
     before = stored(held.folder)
