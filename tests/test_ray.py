@@ -261,6 +261,7 @@ def other_server():
         ("127.0.0.1:1", "nothing answers there"),
         ("cluster", "expected HOST:PORT"),
         ("cluster:port", "expected HOST:PORT"),
+        ("auto", "nothing answers there"),  # what the environment names
         ("other_server", "what answers there is no Ray cluster"),
     ],
 )
@@ -268,7 +269,8 @@ def test_a_wrong_address(start, stand_in_finished, tmp_path, address, line, requ
     if address == "other_server":
         address = request.getfixturevalue(address)
     study = elsewhere(stand_in_finished, tmp_path / "out")
-    done = start(*study.arguments, "--executor", "ray", "--ray-address", address, module=study.module).finish()
+    where = ("--executor", "ray", "--ray-address", address)
+    done = start(*study.arguments, *where, module=study.module, RAY_ADDRESS="127.0.0.1:1").finish()
     assert done.status == 2
     assert done.stdout == ""
     (found,) = [text for text in done.stderr.splitlines() if text.startswith("playbook:")]

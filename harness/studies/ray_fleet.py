@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray._private.services import canonicalize_bootstrap_address
 from ray.exceptions import RayError
 
 from harness.records import InputError
@@ -105,9 +106,10 @@ class _RayWorker:
         raise WorkerLost(f"a worker on the cluster was lost: {why}")
 
     def kill(self) -> None:
-        if self._idle:
-            ray.wait([self._actor.clear.remote()], timeout=_PATIENCE)
-        ray.kill(self._actor)
+        with contextlib.suppress(Exception):  # a cluster that is gone has taken it along
+            if self._idle:
+                ray.wait([self._actor.clear.remote()], timeout=_PATIENCE)
+            ray.kill(self._actor)
 
 
 class RayFleet:
@@ -199,7 +201,7 @@ def _connect(jobs: int, address: str | None) -> None:
         try:
             with _handler_heeded(), _as_before():
                 ray.init(address, **quiet)
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except Exception as error:  # Ray has no class of its own for these
             raise InputError(f"--ray-address {address!r}: {str(error).strip().splitlines()[0]}") from None
         return
     # Not below TMPDIR, whose path may be too long for Ray's sockets.
@@ -250,10 +252,12 @@ def _check_reachable(address: str) -> None:
     Raises:
       InputError: nothing answers, or something else.
     """
-    if address == "auto":
-        return
-    host, _, port = address.rpartition(":")
     expected = "expected HOST:PORT of the head of a Ray cluster that this machine is a node of, or auto"
+    # What `ray start` left, or the environment says, may be of a cluster that is gone.
+    found = canonicalize_bootstrap_address(address) if address == "auto" else address
+    if found is None:
+        raise InputError(f"--ray-address 'auto': no Ray cluster runs on this machine; {expected}")
+    host, _, port = found.rpartition(":")
     if not host or not port.isdecimal():
         raise InputError(f"--ray-address {address!r}: {expected}")
     try:
