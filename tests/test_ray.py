@@ -20,7 +20,7 @@ from harness.studies.processes import run_trials
 from tests.conftest import marked_processes, wait_until
 from tests.executor_contract import NARROW, TRIALS, ExecutorContract, bits
 from tests.stand_in import FOLDER, TRIALS_OF_STUDY, StandIn, calls, stand_in_study, stand_in_trial
-from tests.test_reproduce import elsewhere, stored
+from tests.test_reproduce import elsewhere, release, stored
 
 ray = pytest.importorskip("ray")
 
@@ -149,11 +149,6 @@ def meet_in_the_middle(start, study, *where):
     return driver, wait_until(holding, "two stored trials and two held ones")
 
 
-def release(study):
-    for path in study.faults.glob("hold-*"):
-        path.unlink()
-
-
 def alive(pid):
     return os.path.exists(f"/proc/{pid}")
 
@@ -259,6 +254,7 @@ def other_server():
     ("address", "line"),
     [
         ("127.0.0.1:1", "nothing answers there"),
+        ("127.0.0.1:123456", "nothing answers there"),
         ("cluster", "expected HOST:PORT"),
         ("cluster:port", "expected HOST:PORT"),
         ("auto", "nothing answers there"),  # what the environment names

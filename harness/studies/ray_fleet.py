@@ -196,6 +196,8 @@ def _connect(jobs: int, address: str | None) -> None:
       InputError: there is none.
     """
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    # What nodes report, such as a death, it prints on standard output all the same.
+    ray._private.worker._worker_logs_enabled = False
     if address is not None:
         _check_reachable(address)
         try:
@@ -211,7 +213,7 @@ def _connect(jobs: int, address: str | None) -> None:
     nowhere = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     _REMOVALS.append(subprocess.Popen(removal, stdin=subprocess.PIPE, start_new_session=True, **nowhere))
     with _handler_heeded(), _as_before():
-        os.environ.update({"RAY_USAGE_STATS_ENABLED": "0", "TMPDIR": folder})
+        os.environ["TMPDIR"] = folder  # of its workers
         ray.init(
             "local",
             num_cpus=jobs,
@@ -224,9 +226,10 @@ def _connect(jobs: int, address: str | None) -> None:
 
 @contextlib.contextmanager
 def _as_before() -> Iterator[None]:
-    """Puts the environment and the handler of SIGTERM back, both of which Ray sets."""
+    """Puts the environment and the handler of SIGTERM back, both of which Ray sets; it reports no usage."""
     environment_before = dict(os.environ)
     handler = signal.getsignal(signal.SIGTERM)
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     try:
         yield
     finally:
@@ -247,7 +250,7 @@ def _handler_heeded() -> Iterator[None]:
 
 
 def _check_reachable(address: str) -> None:
-    """Asks for the greeting of HTTP/2, which the head of a cluster speaks.
+    """Asks for the greeting of HTTP/2, which the head of a cluster speaks (RFC 9113, section 3.4).
 
     Raises:
       InputError: nothing answers, or something else.
@@ -265,7 +268,7 @@ def _check_reachable(address: str) -> None:
             connection.settimeout(_PATIENCE)
             connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))
             greeting = connection.recv(9)
-    except OSError as error:
+    except (OSError, OverflowError) as error:
         raise InputError(f"--ray-address {address!r}: nothing answers there ({error}); {expected}") from None
     if greeting[3:4] != b"\4":  # a frame of settings
         raise InputError(f"--ray-address {address!r}: what answers there is no Ray cluster; {expected}")
