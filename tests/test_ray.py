@@ -67,6 +67,7 @@ def cluster(tmp_path_factory):
     made.shutdown()
 
 
+@pytest.mark.slow
 class TestRay(ExecutorContract):
     executor = "ray"
     packed_by = "processes"
@@ -101,26 +102,39 @@ class TestRay(ExecutorContract):
         assert len(run.addresses) == 3
         assert len({call["pid"] for call in calls(faults)}) == 1
 
-    def test_other_code_is_refused(self, monkeypatch, faults):
-        monkeypatch.setattr("harness.studies.ray_fleet.source_hash", lambda: "1" * 64)
-        line = r"^a worker on \S+ has source [0-9a-f]{64}, this driver has 1{64}; install the same version of playbook"
-        with pytest.raises(InputError, match=line):
-            self.run(NARROW)
-        assert calls(faults) == []
 
-    def test_other_data_are_refused(self, monkeypatch, faults):
-        monkeypatch.setattr(StandIn, "data_hashes", lambda self: {"synthetic": "1" * 64})
-        line = r"^a worker on \S+ has synthetic 0{64}, this driver has 1{64}; give every node the same data set"
-        with pytest.raises(InputError, match=line):
-            self.run(NARROW)
-        assert calls(faults) == []
+@pytest.fixture
+def asked(cluster, tmp_path, monkeypatch):
+    """Runs trials on the cluster; `calls(tmp_path)` are theirs."""
+    monkeypatch.setenv(FOLDER, str(tmp_path))
+    TestRay.cluster = cluster
+    return TestRay.run
 
-    def test_a_workload_that_nodes_lack_is_named(self, monkeypatch):
-        module = types.ModuleType("only_here")
-        module.OnlyHere = type("OnlyHere", (StandIn,), {"__module__": "only_here"})
-        monkeypatch.setitem(sys.modules, "only_here", module)
-        with pytest.raises(InputError, match=r"^a node of the cluster has No module named 'only_here'; install"):
-            self.run([stand_in_trial(workload=module.OnlyHere())])
+
+def test_other_code_is_refused(asked, monkeypatch, tmp_path):
+    monkeypatch.setattr("harness.studies.ray_fleet.source_hash", lambda: "1" * 64)
+    line = (
+        r"^a worker on \S+ has source [0-9a-f]{64}, this driver has 1{64}; install the same version of "
+    )
+    with pytest.raises(InputError, match=line):
+        asked(NARROW)
+    assert calls(tmp_path) == []
+
+
+def test_other_data_are_refused(asked, monkeypatch, tmp_path):
+    monkeypatch.setattr(StandIn, "data_hashes", lambda self: {"synthetic": "1" * 64})
+    line = r"^a worker on \S+ has synthetic 0{64}, this driver has 1{64}; give every node the same data set synthetic$"
+    with pytest.raises(InputError, match=line):
+        asked(NARROW)
+    assert calls(tmp_path) == []
+
+
+def test_a_workload_that_nodes_lack_is_named(asked, monkeypatch):
+    module = types.ModuleType("only_here")
+    module.OnlyHere = type("OnlyHere", (StandIn,), {"__module__": "only_here"})
+    monkeypatch.setitem(sys.modules, "only_here", module)
+    with pytest.raises(InputError, match=r"^a node of the cluster has No module named 'only_here'; install"):
+        asked([stand_in_trial(workload=module.OnlyHere())])
 
 
 @pytest.fixture
