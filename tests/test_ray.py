@@ -113,9 +113,7 @@ def asked(cluster, tmp_path, monkeypatch):
 
 def test_other_code_is_refused(asked, monkeypatch, tmp_path):
     monkeypatch.setattr("harness.studies.ray_fleet.source_hash", lambda: "1" * 64)
-    line = (
-        r"^a worker on \S+ has source [0-9a-f]{64}, this driver has 1{64}; install the same version of "
-    )
+    line = r"^a worker on \S+ has source [0-9a-f]{64}, this driver has 1{64}; install the same version of "
     with pytest.raises(InputError, match=line):
         asked(NARROW)
     assert calls(tmp_path) == []
