@@ -32,7 +32,13 @@ _Scale = Annotated[str, typer.Option(help="smoke, laptop, accelerator or paper."
 _Out = Annotated[Path, typer.Option(help="Folder of all results.")]
 _Jobs = Annotated[int | None, typer.Option(help="Worker processes; one per CPU core if left out.")]
 _Executor = Annotated[
-    str | None, typer.Option(help="processes or lanes; by workload and backend if left out.", show_default=False)
+    str | None, typer.Option(help="processes, lanes or ray; by workload and backend if left out.", show_default=False)
+]
+_RayAddress = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HOST:PORT|auto", help="A Ray cluster that runs; one on this machine if left out.", show_default=False
+    ),
 ]
 _Settings = Annotated[
     list[str] | None,
@@ -82,6 +88,7 @@ def reproduce(
     seed: Annotated[int, typer.Option(help="Seed of the experiment.")] = 0,
     jobs: _Jobs = None,
     executor: _Executor = None,
+    ray_address: _RayAddress = None,
     control: Annotated[bool, typer.Option("--control", help="Run with the cause removed.")] = False,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="K=V", help="Override a field of the workload.")
@@ -93,7 +100,6 @@ def reproduce(
     from harness import reproduce as driver
     from harness.experiments.experiment import experiment, experiments
     from harness.progress import TrialProgress
-    from harness.studies.processes import available_cores
 
     overrides = dict(_split_setting(setting) for setting in settings or [])
     wanted = [experiment(name) for name in (experiments() if "all" in names else dict.fromkeys(names))]
@@ -105,8 +111,9 @@ def reproduce(
                 scale=scale,
                 out=out,
                 seed=seed,
-                jobs=available_cores() if jobs is None else jobs,
+                jobs=_most_workers(jobs, ray_address),
                 executor=executor,
+                ray_address=ray_address,
                 control=control,
                 overrides=overrides,
                 fresh=fresh,
@@ -130,13 +137,14 @@ def flip_maps(
     out: _Out = Path("results"),
     seed: Annotated[int, typer.Option(help="Seed of the experiment.")] = 0,
     jobs: _Jobs = None,
+    executor: _Executor = None,
+    ray_address: _RayAddress = None,
     as_json: Json = False,
 ) -> None:
     """See how verdicts change with model size, steps, data size and batch size."""
     from harness.experiments.experiment import experiment, experiments
     from harness.flips import flips
     from harness.progress import TrialProgress
-    from harness.studies.processes import available_cores
 
     found = []
     for one in [experiment(name) for name in (experiments() if "all" in names else dict.fromkeys(names))]:
@@ -147,8 +155,9 @@ def flip_maps(
                 out,
                 seed,
                 on_variation=progress.notice,
-                jobs=available_cores() if jobs is None else jobs,
-                executor=None,
+                jobs=_most_workers(jobs, ray_address),
+                executor=executor,
+                ray_address=ray_address,
                 overrides={},
                 fresh=False,
                 command=shlex.join(["playbook", *sys.argv[1:]]),
@@ -312,6 +321,7 @@ def tune(
     out: _Out = Path("results"),
     jobs: _Jobs = None,
     executor: _Executor = None,
+    ray_address: _RayAddress = None,
     fresh: _Fresh = False,
     as_json: Json = False,
 ) -> None:
@@ -319,14 +329,14 @@ def tune(
     from harness import tune as driver
     from harness.progress import TrialProgress
     from harness.report.study_summary import describe
-    from harness.studies.processes import available_cores
 
     with TrialProgress(spec.stem) as progress:
         result = driver.tune(
             spec,
             out=out,
-            jobs=available_cores() if jobs is None else jobs,
+            jobs=_most_workers(jobs, ray_address),
             executor=executor,
+            ray_address=ray_address,
             fresh=fresh,
             command=shlex.join(["playbook", *sys.argv[1:]]),
             on_progress=progress.update,
@@ -351,6 +361,7 @@ def instability(
     seed: _Seed = 0,
     jobs: _Jobs = None,
     executor: _Executor = None,
+    ray_address: _RayAddress = None,
     settings: _Settings = None,
     fresh: _Fresh = False,
     as_json: Json = False,
@@ -358,7 +369,7 @@ def instability(
     """Find out whether instability holds the rate down, of which type it is, and what may mend it."""
     from harness.procedures.instability import instability as procedure
 
-    _follow(procedure(rates, seeds), workload, scale, out, seed, jobs, executor, settings, fresh, as_json)
+    _follow(procedure(rates, seeds), workload, scale, out, seed, jobs, executor, ray_address, settings, fresh, as_json)
 
 
 @app.command()
@@ -372,6 +383,7 @@ def warmup(
     seed: _Seed = 0,
     jobs: _Jobs = None,
     executor: _Executor = None,
+    ray_address: _RayAddress = None,
     settings: _Settings = None,
     fresh: _Fresh = False,
     as_json: Json = False,
@@ -379,7 +391,19 @@ def warmup(
     """Find the shortest warmup that makes ten times the unstable rate usable."""
     from harness.procedures.warmup import warmup as procedure
 
-    _follow(procedure(rates, factor, seeds), workload, scale, out, seed, jobs, executor, settings, fresh, as_json)
+    _follow(
+        procedure(rates, factor, seeds),
+        workload,
+        scale,
+        out,
+        seed,
+        jobs,
+        executor,
+        ray_address,
+        settings,
+        fresh,
+        as_json,
+    )
 
 
 @app.command()
@@ -392,6 +416,7 @@ def clip(
     seed: _Seed = 0,
     jobs: _Jobs = None,
     executor: _Executor = None,
+    ray_address: _RayAddress = None,
     settings: _Settings = None,
     fresh: _Fresh = False,
     as_json: Json = False,
@@ -399,7 +424,9 @@ def clip(
     """Find a clipping threshold from gradient norms, and what clipping by it changes."""
     from harness.procedures.clip import clip as procedure
 
-    _follow(procedure(percentile, seeds), workload, scale, out, seed, jobs, executor, settings, fresh, as_json)
+    _follow(
+        procedure(percentile, seeds), workload, scale, out, seed, jobs, executor, ray_address, settings, fresh, as_json
+    )
 
 
 @app.command("max-steps")
@@ -413,6 +440,7 @@ def max_steps(
     seed: _Seed = 0,
     jobs: _Jobs = None,
     executor: _Executor = None,
+    ray_address: _RayAddress = None,
     settings: _Settings = None,
     fresh: _Fresh = False,
     as_json: Json = False,
@@ -420,7 +448,9 @@ def max_steps(
     """Find a first max_train_steps: how soon a constant rate fits the training set perfectly."""
     from harness.procedures.max_steps import max_steps as procedure
 
-    _follow(procedure(rates, fit, seeds), workload, scale, out, seed, jobs, executor, settings, fresh, as_json)
+    _follow(
+        procedure(rates, fit, seeds), workload, scale, out, seed, jobs, executor, ray_address, settings, fresh, as_json
+    )
 
 
 @app.command("next-round")
@@ -551,13 +581,13 @@ def _follow(
     seed: int,
     jobs: int | None,
     executor: str | None,
+    ray_address: str | None,
     settings: list[str] | None,
     fresh: bool,
     as_json: bool,
 ) -> None:
     from harness.follow import follow
     from harness.progress import TrialProgress
-    from harness.studies.processes import available_cores
 
     with TrialProgress(procedure.name) as progress:
         result = follow(
@@ -567,8 +597,9 @@ def _follow(
             settings=dict(_split_setting(setting) for setting in settings or []),
             out=out,
             seed=seed,
-            jobs=available_cores() if jobs is None else jobs,
+            jobs=_most_workers(jobs, ray_address),
             executor=executor,
+            ray_address=ray_address,
             fresh=fresh,
             command=shlex.join(["playbook", *sys.argv[1:]]),
             on_progress=progress.update,
@@ -582,6 +613,13 @@ def _follow(
         _print_findings(result)
         print(f"\npage: {Path(result['folder']) / 'index.html'}")
     raise typer.Exit(0 if result["decided"] else 1)
+
+
+def _most_workers(jobs: int | None, ray_address: str | None) -> int:
+    """So many as asked for, else one per CPU core of this machine, or all that a cluster has room for."""
+    from harness.studies.processes import available_cores
+
+    return jobs if jobs is not None else available_cores() if ray_address is None else sys.maxsize
 
 
 def _split_setting(setting: str) -> tuple[str, str]:

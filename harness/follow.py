@@ -11,10 +11,10 @@ from typing import Any
 from harness.diagnose import json_ready
 from harness.procedures.procedure import Decision, Procedure
 from harness.provenance import provenance
-from harness.records import InputError, TrialRecord, did_you_mean
+from harness.records import InputError, TrialRecord
 from harness.studies.fingerprint import fingerprint
 from harness.studies.missing import check_batches
-from harness.studies.policy import EXECUTORS
+from harness.studies.policy import check_executor
 from harness.studies.rounds import run_rounds
 from harness.studies.store import DATABASE, locked_folder, move_aside
 from harness.train import plan
@@ -33,6 +33,7 @@ def follow(
     command: str,
     on_progress: Callable[[int, int, int], None] = lambda done, infeasible, total: None,
     on_notice: Callable[[str], None] = lambda line: None,
+    ray_address: str | None = None,
 ) -> dict[str, Any]:
     """Runs what is missing of a procedure and writes `OUT/<procedure>/<workload>/<scale>-seed<N>/`.
 
@@ -44,11 +45,12 @@ def follow(
       out: the folder of all results.
       seed: at least 0.
       jobs: number of worker processes, at least 1.
-      executor: one of `EXECUTORS`, or None for the policy's, see `harness.studies.policy`.
+      executor: one of `harness.studies.policy.EXECUTORS`, or None for the policy's.
       fresh: move older results of the folder aside.
       command: that repeats this run, for the provenance.
       on_progress: called with trials done, infeasible ones among them, and trials in all, of the rounds so far.
       on_notice: called with a line for the user.
+      ray_address: of a cluster for the executor `ray`, None for one on this machine.
 
     Returns:
       What `result.json` holds, and `folder`.
@@ -56,9 +58,7 @@ def follow(
     Raises:
       InputError: bad input, see the message.
     """
-    if executor is not None and executor not in EXECUTORS:
-        known = ", ".join(EXECUTORS)
-        raise InputError(f"unknown executor {executor!r}{did_you_mean(executor, EXECUTORS)}; known: {known}")
+    check_executor(executor, ray_address)
     if jobs < 1:
         raise InputError(f"--jobs {jobs}: expected at least 1")
     trial = plan(workload, scale, seed, settings)
@@ -70,7 +70,7 @@ def follow(
     with locked_folder(folder):
         if fresh and (aside := move_aside(folder)) is not None:
             on_notice(f"older results moved to {aside}")
-        done = run_rounds(first, rounds, folder, jobs, executor, on_progress)
+        done = run_rounds(first, rounds, folder, jobs, executor, on_progress, ray_address)
         decision: Decision = done.found
         statuses = {record.address: record.status for record in done.records}
         result = json_ready(

@@ -18,7 +18,7 @@ from harness.records import InputError, TrialRecord, Verdict, did_you_mean
 from harness.standing import note_answer, question, standing
 from harness.studies.fingerprint import fingerprint
 from harness.studies.identity import data_hashes
-from harness.studies.policy import EXECUTORS
+from harness.studies.policy import check_executor
 from harness.studies.rounds import Rounds, run_rounds
 from harness.studies.store import locked_folder, move_aside
 from harness.studies.study import PlannedTrial, Study
@@ -43,6 +43,7 @@ def reproduce(
     command: str,
     on_progress: Callable[[int, int, int], None] = lambda done, infeasible, total: None,
     on_notice: Callable[[str], None] = lambda line: None,
+    ray_address: str | None = None,
 ) -> dict[str, Any]:
     """Runs what is missing of an experiment, round by round, judges it and writes its result folder.
 
@@ -52,13 +53,14 @@ def reproduce(
       out: the folder of all results.
       seed: of the experiment, at least 0.
       jobs: number of worker processes, at least 1.
-      executor: one of `EXECUTORS`, or None for the policy's, see `harness.studies.policy`.
+      executor: one of `harness.studies.policy.EXECUTORS`, or None for the policy's.
       control: run it with its cause removed.
       overrides: workload field to value.
       fresh: move older results of the folder aside.
       command: that repeats this run, for the provenance.
       on_progress: called with trials done, infeasible ones among them, and trials in all, of the rounds so far.
       on_notice: called with a line for the user.
+      ray_address: of a cluster for the executor `ray`, None for one on this machine.
 
     Returns:
       What `result.json` holds, and `folder`.
@@ -66,9 +68,9 @@ def reproduce(
     Raises:
       InputError: bad input, see the message.
     """
-    for name, value, known in (("scale", scale, SCALES), ("executor", executor or EXECUTORS[0], EXECUTORS)):
-        if value not in known:
-            raise InputError(f"unknown {name} {value!r}{did_you_mean(value, known)}; known: {', '.join(known)}")
+    if scale not in SCALES:
+        raise InputError(f"unknown scale {scale!r}{did_you_mean(scale, SCALES)}; known: {', '.join(SCALES)}")
+    check_executor(executor, ray_address)
     if jobs < 1:
         raise InputError(f"--jobs {jobs}: expected at least 1")
     if seed < 0:
@@ -95,7 +97,7 @@ def reproduce(
     with locked_folder(folder):
         if fresh and (aside := move_aside(folder)) is not None:
             on_notice(f"older results moved to {aside}")
-        done = run_rounds(first, rounds, folder, jobs, executor, on_progress)
+        done = run_rounds(first, rounds, folder, jobs, executor, on_progress, ray_address)
         records = done.records
         verdicts = judge(experiment.judge(records, scale, control)) if scale != "smoke" else []
         result = _result(experiment, scale, seed, control, records, verdicts)

@@ -13,7 +13,7 @@ import numpy as np
 from harness.analysis.axes import Axis
 from harness.diagnose import write as diagnosis
 from harness.provenance import provenance
-from harness.records import InputError, TrialTable, did_you_mean
+from harness.records import InputError, TrialTable
 from harness.report.study_log import check_log, log_study
 from harness.report.study_summary import Setting, summary, trial_table
 from harness.search.bayesian import BayesianSearch, import_optuna
@@ -23,7 +23,7 @@ from harness.standing import note_answer, question, standing
 from harness.studies.fingerprint import fingerprint
 from harness.studies.identity import data_hashes, identity
 from harness.studies.missing import check_batches, how_it_was_run, run_missing
-from harness.studies.policy import EXECUTORS
+from harness.studies.policy import check_executor
 from harness.studies.store import DATABASE, Store, locked_folder, move_aside
 from harness.studies.study import PlannedTrial
 from harness.train import plan
@@ -48,6 +48,7 @@ def tune(
     command: str,
     on_progress: Callable[[int, int, int], None] = lambda done, infeasible, total: None,
     on_notice: Callable[[str], None] = lambda line: None,
+    ray_address: str | None = None,
 ) -> dict[str, Any]:
     """Runs what is missing of a study and writes its result folder, `OUT/tune/<name>/`.
 
@@ -58,11 +59,12 @@ def tune(
       path: of the specification, see `harness.search.study_spec`.
       out: the folder of all results.
       jobs: number of worker processes, at least 1.
-      executor: one of `EXECUTORS`, or None for the policy's, see `harness.studies.policy`.
+      executor: one of `harness.studies.policy.EXECUTORS`, or None for the policy's.
       fresh: move older results of the folder aside.
       command: that repeats this run, for provenance and `studies.csv`.
       on_progress: called with trials done, infeasible ones among them, and trials in all.
       on_notice: called with a line for the user.
+      ray_address: of a cluster for the executor `ray`, None for one on this machine.
 
     Returns:
       What `result.json` holds, and `folder`.
@@ -72,9 +74,7 @@ def tune(
     """
     spec = study_from_toml(path)
     text = path.read_bytes()  # before anybody edits it
-    if executor is not None and executor not in EXECUTORS:
-        known = ", ".join(EXECUTORS)
-        raise InputError(f"unknown executor {executor!r}{did_you_mean(executor, EXECUTORS)}; known: {known}")
+    check_executor(executor, ray_address)
     if jobs < 1:
         raise InputError(f"--jobs {jobs}: expected at least 1")
     folder = out / "tune" / spec.name
@@ -103,7 +103,14 @@ def tune(
             _check_extends(store, spec, folder)
             total = len(checked) if spec.parallel is None else spec.trials * spec.replicates
             for done in _bayesian_rounds(spec, store, objective) if spec.parallel else [known]:
-                run_missing(store, done[1], jobs, executor, lambda n, infeasible, _: on_progress(n, infeasible, total))
+                run_missing(
+                    store,
+                    done[1],
+                    jobs,
+                    executor,
+                    lambda n, infeasible, _: on_progress(n, infeasible, total),
+                    ray_address,
+                )
             settings = _settings(*done, store, objective)
             run = how_it_was_run(store)
         finally:

@@ -27,6 +27,7 @@ def run_missing(
     jobs: int,
     executor: str | None,
     on_progress: Callable[[int, int, int], None] = lambda done, infeasible, total: None,
+    ray_address: str | None = None,
 ) -> None:
     """Runs the planned trials that are not finished, and stores them with how they were run.
 
@@ -38,6 +39,7 @@ def run_missing(
       jobs: number of worker processes, at least 1.
       executor: one of `harness.studies.policy.EXECUTORS`, or None for the policy's.
       on_progress: called with trials done, infeasible ones among them, and trials in all.
+      ray_address: of a cluster for the executor `ray`, None for one on this machine.
 
     Raises:
       InputError: the store's results come from another executor or device, or see `harness.studies.processes`.
@@ -51,7 +53,8 @@ def run_missing(
     packings = _packings(store)
     free = {trial.compile_group() for trial in trials.values() if not trial.alone and trial.devices == 1}
     for group, packing in packings.items():
-        if group in free and executor not in (None, packing.executor):
+        # Ray runs any packing, and the bits are those of the kind of machine.
+        if group in free and executor not in (None, "ray", packing.executor):
             raise InputError(
                 f"results here come from the executor {packing.executor!r}, not {executor!r}, and bits may differ; "
                 f"leave --executor out, --fresh moves them aside, or choose another --out"
@@ -104,6 +107,7 @@ def run_missing(
         executor=executor,
         finished=frozenset(finished),
         packings=packings,
+        ray_address=ray_address,
     )
 
 

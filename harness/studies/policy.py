@@ -16,9 +16,13 @@ time in processes and 19 in 8 lanes, with two workers' start and compilation.
 
 from __future__ import annotations
 
+import importlib.util
 from typing import NamedTuple
 
-EXECUTORS = ("processes", "lanes")
+from harness.records import InputError, did_you_mean
+
+EXECUTORS = ("processes", "lanes", "ray")
+"""What may be asked for; `ray` runs over machines what the policy chooses."""
 
 
 class Policy(NamedTuple):
@@ -53,3 +57,22 @@ _ELSEWHERE = Policy("lanes", 256, 64)
 def policy(workload: str, backend: str) -> Policy:
     """The policy of a workload, by its name, on a backend such as `cpu`, `gpu` or `tpu`."""
     return _TABLE.get((workload, backend), _ONE_AT_A_TIME if backend == "cpu" else _ELSEWHERE)
+
+
+def check_executor(executor: str | None, ray_address: str | None) -> None:
+    """Refuses an executor that cannot be had.
+
+    Args:
+      executor: one of `EXECUTORS`, or None for the policy's.
+      ray_address: of a cluster for the executor `ray`, or None.
+
+    Raises:
+      InputError: it is unknown, not installed, or not the one that takes an address.
+    """
+    if executor is not None and executor not in EXECUTORS:
+        known = ", ".join(EXECUTORS)
+        raise InputError(f"unknown executor {executor!r}{did_you_mean(executor, EXECUTORS)}; known: {known}")
+    if executor != "ray" and ray_address is not None:
+        raise InputError(f"--ray-address {ray_address!r}: only the executor ray takes it; add --executor ray")
+    if executor == "ray" and importlib.util.find_spec("ray") is None:
+        raise InputError("the executor ray needs Ray; install it with: pip install 'playbook-bench[ray]'")

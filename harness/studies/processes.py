@@ -1,29 +1,23 @@
 """Runs packs of trials in worker processes: one worker per CPU core, each on one thread, or one for an accelerator.
 
-Both executors run here: `processes` packs one trial each, `lanes` as many as its policy and the memory allow.
+Every executor runs here: `processes` packs one trial each, `lanes` as many as its policy and the memory allow, both in
+workers on this machine; `ray` packs as the policy says, in workers on the nodes of a cluster.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import multiprocessing
 import os
-import shutil
-import tempfile
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
-from multiprocessing import connection
-from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from harness.records import InputError
+from harness.studies.fleet import Fleet, Worker, WorkerLost
+from harness.studies.local_fleet import LocalFleet
 from harness.studies.machine import Machine
 from harness.studies.packing import Packing, alike, pack
 from harness.studies.policy import Policy, policy
-from harness.studies.worker import ENVIRONMENT, work
 from harness.training.trial import Trial
 
 if TYPE_CHECKING:
@@ -44,9 +38,10 @@ class _Request(NamedTuple):
 
 
 @dataclasses.dataclass
-class _Worker:
-    process: BaseProcess
-    pipe: Connection
+class _Member:
+    """A worker of the pool, and what it is at."""
+
+    worker: Worker
     started: bool = False
     request: _Request | None = None
     groups: set[str] = dataclasses.field(default_factory=set)
@@ -66,33 +61,41 @@ def run_trials(
     executor: str | None = None,
     finished: Collection[str] = (),
     packings: Mapping[str, Packing] | None = None,
+    ray_address: str | None = None,
 ) -> None:
     """Runs trials in worker processes, each compile group's programs compiled by one worker before the others use them.
 
-    Trials that are to run alone come last, one after the other in the order given. On CPU trials over several devices
-    have workers of their own, whose CPU is divided into so many.
+    Trials that are to run alone come last, one after the other in the order given. Trials over several devices have
+    workers of their own; on CPU, which is divided into so many.
 
     Args:
       trials: every trial that is planned, each once; results do not depend on the number of workers.
-      jobs: number of workers on CPU; an accelerator has one.
+      jobs: most workers at a time; an accelerator has one.
       on_started: called with the machine, once for each kind of workers.
       on_compiled: called with compile group, number of compilations and packing, once a group.
       on_finished: called with each trial and its outcome, in the order of finishing, in this process.
-      executor: `processes` or `lanes`; None for what the policy says of each workload.
+      executor: one of `harness.studies.policy.EXECUTORS`; None for what the policy says of each workload.
       finished: addresses of trials that are not needed; a pack that holds others too is run again as a whole.
       packings: of groups that were begun before; their trials that are not packed yet make further packs.
+      ray_address: of the cluster for the executor `ray`; None for one on this machine.
 
     Raises:
-      InputError: the data are missing or not the expected ones.
+      InputError: the data are missing or not the expected ones, or the cluster is not to be had.
       EnvironmentFailure: a pack failed `TRIES` times.
     """
     kinds: dict[tuple[bool, int], list[Trial]] = {}
     for trial in trials:
         kinds.setdefault((trial.alone, trial.devices), []).append(trial)
     for (alone, _), members in sorted(kinds.items(), key=lambda kind: kind[0]):
-        workers = 1 if alone else jobs
         handlers = (on_started, on_compiled, on_finished)
-        _Pool(members, workers, *handlers, executor, set(finished), dict(packings or {})).run()
+        workers = 1 if alone else jobs
+        if executor == "ray":
+            from harness.studies.ray_fleet import RayFleet
+
+            fleet, packed_by = RayFleet(members, workers, jobs, ray_address), None
+        else:
+            fleet, packed_by = LocalFleet(workers, members[0].devices), executor
+        _Pool(members, fleet, *handlers, packed_by, set(finished), dict(packings or {})).run()
 
 
 class _Pool:
@@ -101,7 +104,7 @@ class _Pool:
     def __init__(
         self,
         trials: Sequence[Trial],
-        jobs: int,
+        fleet: Fleet,
         on_started: Callable[[Machine], None],
         on_compiled: Callable[[str, int, Packing], None],
         on_finished: Callable[[Trial, Outcome], None],
@@ -109,7 +112,7 @@ class _Pool:
         finished: set[str],
         packings: dict[str, Packing],
     ):
-        self._jobs = jobs
+        self._fleet = fleet
         self._on_started, self._on_compiled, self._on_finished = on_started, on_compiled, on_finished
         self._executor = executor
         self._finished = finished
@@ -126,48 +129,40 @@ class _Pool:
         self._unpacked = set(self._groups)
         self._ready: dict[str, deque[_Request]] = {}
         self._tries: dict[_Request, int] = {}
-        self._workers: list[_Worker] = []
+        self._members: list[_Member] = []
         self._machine: Machine | None = None
-        self._folder = Path(tempfile.mkdtemp(prefix="playbook-"))
 
     def run(self) -> None:
         """Runs until nothing is left."""
         try:
             while work_left := self._work_left():
                 # The first worker finds out what machine this is.
-                wanted = 1 if self._machine is None else min(self._most_workers(), work_left)
-                while len(self._workers) < wanted:
-                    self._workers.append(_start_worker(self._folder, self._machine, self._devices))
-                for worker in self._workers:
-                    if worker.started and worker.request is None and (request := self._next(worker)) is not None:
-                        worker.request = request
-                        with contextlib.suppress(OSError):  # a worker that is gone is found out by `_take_in`
-                            worker.pipe.send((request.kind, self._content(request)))
-                busy = {w.pipe: w for w in self._workers if w.request is not None or not w.started}
-                for pipe in connection.wait(list(busy)):
-                    self._take_in(busy[pipe])
+                wanted = 1 if self._machine is None else min(self._fleet.room(self._machine), work_left)
+                while len(self._members) < wanted:
+                    self._members.append(_Member(self._fleet.start(self._machine)))
+                for member in self._members:
+                    if member.started and member.request is None and (request := self._next(member)) is not None:
+                        member.request = request
+                        member.worker.send(request.kind, self._content(request))
+                busy = {m.worker: m for m in self._members if m.request is not None or not m.started}
+                for worker in self._fleet.wait(list(busy)):
+                    self._take_in(busy[worker])
         finally:
-            for worker in self._workers:
-                worker.process.kill()
-            for worker in self._workers:
-                worker.process.join()
-                worker.pipe.close()
-            shutil.rmtree(self._folder, ignore_errors=True)
+            for member in self._members:
+                member.worker.kill()
+            self._fleet.close()
 
     def _work_left(self) -> int:
         """At least 1 while there is any: packs that wait or run, and the trials of groups that are not packed yet."""
-        running = sum(worker.request is not None and worker.request.kind == "run" for worker in self._workers)
+        running = sum(member.request is not None and member.request.kind == "run" for member in self._members)
         unpacked = sum(len(self._groups[group]) for group in self._unpacked)
         return unpacked + sum(map(len, self._ready.values())) + running
-
-    def _most_workers(self) -> int:
-        return self._jobs if self._machine.backend == "cpu" else 1
 
     def _executor_of(self, chosen: Policy) -> str:
         """The executor that is asked for or chosen; lanes would neither be alone nor go over several devices."""
         return "processes" if self._alone or self._devices > 1 else self._executor or chosen.executor
 
-    def _next(self, worker: _Worker) -> _Request | None:
+    def _next(self, member: _Member) -> _Request | None:
         if self._to_compile:
             # A trial that measures curvature or noise, or that predicts, compiles that program too.
             group = self._to_compile.popleft()
@@ -181,9 +176,9 @@ class _Pool:
                 group = min(waiting, key=lambda group: self._turns[self._ready[group][0].addresses[0]])
             else:
                 # A worker stays with the groups it has loaded: loading one takes as long as a few trials.
-                group = max(waiting, key=lambda group: (group in worker.groups, len(self._ready[group])))
+                group = max(waiting, key=lambda group: (group in member.groups, len(self._ready[group])))
             request = self._ready[group].popleft()
-        worker.groups.add(group)
+        member.groups.add(group)
         return request
 
     def _content(self, request: _Request) -> tuple[Any, ...]:
@@ -198,19 +193,18 @@ class _Pool:
             most = max(map(len, alike(self._groups[request.group])))
             lanes = min(chosen.lanes, most) if self._executor_of(chosen) == "lanes" else 1
             chunk = trials[0].steps_per_call or chosen.chunk
-        return trials[0], lanes, chunk, self._machine.memory // self._most_workers()
+        return trials[0], lanes, chunk, self._fleet.memory(self._machine)
 
-    def _take_in(self, worker: _Worker) -> None:
-        request, worker.request = worker.request, None
+    def _take_in(self, member: _Member) -> None:
+        request, member.request = member.request, None
         try:
-            answer, content = worker.pipe.recv()
-        except (EOFError, ConnectionResetError):
-            self._workers.remove(worker)
-            worker.process.join()
-            self._give_back(request, f"a worker ended with exit code {worker.process.exitcode}")
+            answer, content = member.worker.receive()
+        except WorkerLost as loss:
+            self._dismiss(member)
+            self._give_back(request, str(loss))
             return
         if answer == "started":
-            self._take_in_start(worker, content)
+            self._take_in_start(member, content)
         elif answer == "bad_input":
             raise InputError(content)
         elif answer == "failed":
@@ -221,16 +215,24 @@ class _Pool:
             for address, outcome in zip(request.addresses, content, strict=True):
                 self._on_finished(self._trials[address], outcome)
 
-    def _take_in_start(self, worker: _Worker, machine: Machine) -> None:
-        worker.started = True
+    def _take_in_start(self, member: _Member, machine: Machine) -> None:
+        member.started = True
+        self._tries.pop(_Request("start"), None)
         if self._machine is None:
             self._machine = machine
             self._on_started(machine)
             if machine.backend != "cpu":
                 # It was started on one thread, which an accelerator's compiler and input must not be.
-                self._workers.remove(worker)
-                worker.process.kill()
-                worker.process.join()
+                self._dismiss(member)
+        elif machine.device != self._machine.device:
+            raise InputError(
+                f"one worker runs on {self._machine.device}, another on {machine.device}, and their bits may differ; "
+                "use a cluster of one kind of machine"
+            )
+
+    def _dismiss(self, member: _Member) -> None:
+        self._members.remove(member)
+        member.worker.kill()
 
     def _take_in_group(self, group: str, compilations: int, lanes: int) -> None:
         begun = self._packings.get(group)
@@ -262,21 +264,3 @@ class _Pool:
 
 def _programs_wanted(trial: Trial) -> tuple[bool, ...]:
     return trial.curvature_examples > 0, bool(trial.noise_steps), trial.predictions
-
-
-def _start_worker(folder: Path, machine: Machine | None, devices: int) -> _Worker:
-    ours, theirs = multiprocessing.Pipe()
-    before = dict(os.environ)
-    if machine is None or machine.backend == "cpu":
-        os.environ.update(ENVIRONMENT)
-        if devices > 1:
-            flags = before.get("XLA_FLAGS", "")
-            os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count={devices}".strip()
-    try:
-        process = multiprocessing.get_context("spawn").Process(target=work, args=(theirs, folder), daemon=True)
-        process.start()
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
-    theirs.close()
-    return _Worker(process, ours)

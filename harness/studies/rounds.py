@@ -42,6 +42,7 @@ def run_rounds(
     jobs: int,
     executor: str | None,
     on_progress: Callable[[int, int, int], None] = lambda done, infeasible, total: None,
+    ray_address: str | None = None,
 ) -> Finished:
     """Runs what a folder lacks of rounds of trials; a killed run goes on from what is finished.
 
@@ -52,6 +53,7 @@ def run_rounds(
       jobs: number of worker processes, at least 1.
       executor: see `harness.studies.missing.run_missing`.
       on_progress: called with trials done, infeasible ones among them, and trials in all, of the rounds so far.
+      ray_address: see `harness.studies.missing.run_missing`.
 
     Raises:
       InputError: the folder holds results of another specification, or see `harness.studies.missing.run_missing`.
@@ -60,7 +62,7 @@ def run_rounds(
     store = Store(folder, wanted)
     try:
         while True:
-            run_missing(store, planned, jobs, executor, on_progress)
+            run_missing(store, planned, jobs, executor, on_progress, ray_address)
             # From the store, so that a resumed run plans from the very same bits.
             records = store.records(planned)
             try:
