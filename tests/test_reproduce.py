@@ -20,7 +20,7 @@ from harness.reproduce import exit_status, reproduce
 from harness.studies.store import DATABASE
 from harness.training.trial import derive_seeds
 from tests.conftest import wait_until
-from tests.stand_in import FOLDER, ROUNDS, TRIALS_OF_ROUNDS, TRIALS_OF_STUDY, calls, stand_in_study
+from tests.stand_in import EAGER, FOLDER, ROUNDS, TRIALS_OF_ROUNDS, TRIALS_OF_STUDY, calls, stand_in_study
 
 FILES = {"result.json", "figure.png", "figure.svg", "figure.pdf", "index.html", "trials.parquet", "study.sqlite"}
 FIELDS = [
@@ -329,8 +329,9 @@ def kill_again_and_again(start, study, moments, whole_group):
     return alive
 
 
-def test_kills_at_random_moments(start, stand_in_finished, tmp_path):
-    """Twice the whole process group, and once the driver alone."""
+def test_kills_at_random_moments(start, stand_in_finished, tmp_path, monkeypatch):
+    """Twice the whole process group, and once the driver alone; every evaluation is a checkpoint."""
+    monkeypatch.setenv(EAGER, "1")
     study = elsewhere(stand_in_finished, tmp_path / "out")
     moments = random.Random(0)
     met = kill_again_and_again(start, study, [moments.uniform(0.5, 3) for _ in range(2)], whole_group=True)

@@ -70,7 +70,8 @@ class Server:
     def answer(self, kind: str, content: Any) -> tuple[str, Any]:
         """Answers a request.
 
-        Requests are `("compile", (trial, lanes, chunk, bytes))` and `("run", (trials, lanes, chunk))`; answers
+        Requests are `("compile", (trial, lanes, chunk, bytes))` and `("run", (trials, lanes, chunk, folder))`, whose
+        folder is the pack's for checkpoints, None for none; answers
         `("compiled", (compilations, lanes that fit))`, `("done", list of Outcome)`, `("bad_input", line)` for missing
         or wrong data, and `("failed", traceback)` for anything else.
         """
@@ -97,12 +98,18 @@ class Server:
         publish(self._folder)
         return self._compilations, lanes
 
-    def _run(self, trials: Sequence[Trial], lanes: int, chunk: int) -> list[Outcome]:
+    def _run(self, trials: Sequence[Trial], lanes: int, chunk: int, folder: Path | None) -> list[Outcome]:
+        from harness.studies.pack_checkpoints import PackCheckpoints
         from harness.training.profile import measure
         from harness.training.run import run_pack
 
         programs = self._programs(trials[0], lanes, chunk)
-        outcomes = run_pack(programs, trials)
+        checkpoints = None if folder is None else PackCheckpoints(folder, programs.mesh)
+        try:
+            outcomes = run_pack(programs, trials, checkpoints=checkpoints)
+        finally:
+            if checkpoints is not None:
+                checkpoints.close()
         if trials[0].profiled:
             with tempfile.TemporaryDirectory(dir=self._folder.parent) as trace:
                 shares = measure(programs, trials[0], Path(trace)).shares()
