@@ -58,7 +58,7 @@ class Server:
         """
         import jax.monitoring
 
-        from harness.training.compilation_cache import use
+        from harness.studies.compilation_cache import use
 
         self._folder = folder
         self._compilations = 0
@@ -87,7 +87,7 @@ class Server:
             return "failed", traceback.format_exc()
 
     def _compile(self, trial: Trial, lanes: int, chunk: int, limit: int) -> tuple[int, int]:
-        from harness.training.compilation_cache import link_finished, publish
+        from harness.studies.compilation_cache import link_finished, publish
         from harness.training.memory import fitting_lanes
         from harness.training.run import compile_programs
 
@@ -117,7 +117,7 @@ class Server:
         return outcomes
 
     def _programs(self, trial: Trial, lanes: int, chunk: int) -> Programs:
-        from harness.training.compilation_cache import link_finished
+        from harness.studies.compilation_cache import link_finished
         from harness.training.devices import data_mesh
         from harness.training.programs import Programs
 
