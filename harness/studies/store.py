@@ -131,6 +131,8 @@ class Store:
             found = json.loads(self.fact("identity") or "null")
         except json.JSONDecodeError as error:
             raise sqlite3.DatabaseError(f"its identity is unreadable: {error}") from None
+        if found is None:
+            raise sqlite3.DatabaseError("it has lost what says which studies it is of")
         if identity is not None:
             self._compare(found, identity)
         # SQLite reads what is missing of the last page as zeros; a killed driver's log holds what may be missing.
