@@ -21,9 +21,10 @@ def bits(outcome):
 
 
 class ExecutorContract:
-    """Subclasses name the executor; the two whole runs are shared by the tests."""
+    """Subclasses name the executor, and how it packs; the two whole runs are shared by the tests."""
 
     executor: str
+    packed_by: str
 
     @classmethod
     def run(cls, trials, jobs=1, on_finished=lambda trial: None, **begun):
@@ -108,7 +109,7 @@ class ExecutorContract:
             expected = [trial.address() for trial in TRIALS if trial.compile_group() == group]
             assert [address for pack in packing.packs for address in pack] == expected
             assert max(map(len, packing.packs)) <= packing.lanes
-            assert packing.executor == self.executor
+            assert packing.executor == self.packed_by
 
     def test_finished_trials_are_left_out(self, first):
         """All but one of a group; whatever shared a pack with it is run again, with the same bits."""

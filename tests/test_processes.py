@@ -16,7 +16,7 @@ from tests.stand_in import PROGRAMS, stand_in_trial
 
 
 class TestProcesses(ExecutorContract):
-    executor = "processes"
+    executor = packed_by = "processes"
 
     def test_an_outcome_is_reported_as_soon_as_its_trial_ends(self, faults):
         """The second trial is held until the first was reported."""
@@ -91,7 +91,7 @@ class TestProcesses(ExecutorContract):
 
 
 class TestLanes(ExecutorContract):
-    executor = "lanes"
+    executor = packed_by = "lanes"
 
     def test_trials_of_a_group_share_packs(self, first):
         assert sorted(len(packing.packs) for _, _, packing in first.compiled) == [1, 1]

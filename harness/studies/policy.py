@@ -22,6 +22,7 @@ from typing import NamedTuple
 from harness.records import InputError, did_you_mean
 
 EXECUTORS = ("processes", "lanes", "ray")
+"""What may be asked for; `ray` runs over machines what the policy chooses."""
 
 
 class Policy(NamedTuple):

@@ -7,7 +7,6 @@ here: the pack of a lost worker or node is given to another.
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import importlib.metadata
 import logging
@@ -16,6 +15,7 @@ import re
 import shutil
 import signal
 import socket
+import subprocess
 import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray._private.services import canonicalize_bootstrap_address
 from ray.exceptions import RayError
 
 from harness.records import InputError
@@ -38,6 +39,9 @@ _OBJECTS = 200 << 20
 
 _PATIENCE = 5.0
 """Seconds for the head of a cluster to answer; Ray itself tries for more than a minute."""
+
+_REMOVALS: list[subprocess.Popen] = []
+"""Keeps their input open."""
 
 _MENDS = {
     "source": "install the same version of playbook-bench on every node",
@@ -65,12 +69,17 @@ class _Actor:
             if found.get(name) != ours:
                 mend = _MENDS.get(name, f"give every node the same data set {name}")
                 return "bad_input", f"{node} has {name} {found.get(name)}, this driver has {ours}; {mend}"
-        self._server = Server(Path(tempfile.mkdtemp(prefix="playbook-")))
+        self._folder = Path(tempfile.mkdtemp(prefix="playbook-"))
+        self._server = Server(self._folder)
         return "started", self._server.machine
 
     def answer(self, kind: str, content: Any) -> tuple[str, Any]:
         """See `Server.answer`."""
         return self._server.answer(kind, content)
+
+    def clear(self) -> None:
+        """Removes what it keeps on disk."""
+        shutil.rmtree(self._folder, ignore_errors=True)
 
 
 class _RayWorker:
@@ -78,14 +87,18 @@ class _RayWorker:
 
     def __init__(self, actor: Any, *expected: Any):
         self._actor = actor
+        self._idle = False
         self.message = actor.start.remote(*expected)
 
     def send(self, kind: str, content: Any) -> None:
+        self._idle = False
         self.message = self._actor.answer.remote(kind, content)
 
     def receive(self) -> tuple[str, Any]:
         try:
-            return ray.get(self.message)
+            message = ray.get(self.message)
+            self._idle = message[0] != "bad_input"
+            return message
         except RayError as error:
             why = " ".join(str(error).split())
         if lacking := re.search(r"No module named '[^']*'", why):
@@ -93,7 +106,10 @@ class _RayWorker:
         raise WorkerLost(f"a worker on the cluster was lost: {why}")
 
     def kill(self) -> None:
-        ray.kill(self._actor)
+        with contextlib.suppress(Exception):  # a cluster that is gone has taken it along
+            if self._idle:
+                ray.wait([self._actor.clear.remote()], timeout=_PATIENCE)
+            ray.kill(self._actor)
 
 
 class RayFleet:
@@ -146,7 +162,8 @@ class RayFleet:
 
     def wait(self, workers: Sequence[_RayWorker]) -> list[_RayWorker]:
         by_message = {worker.message: worker for worker in workers}
-        ready, _ = ray.wait(list(by_message))
+        with _handler_heeded():
+            ready, _ = ray.wait(list(by_message))
         return [by_message[message] for message in ready]
 
     def close(self) -> None:
@@ -179,64 +196,71 @@ def _connect(jobs: int, address: str | None) -> None:
       InputError: there is none.
     """
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    # What nodes report, such as a death, it prints on standard output all the same.
+    ray._private.worker._worker_logs_enabled = False
     if address is not None:
         _check_reachable(address)
         try:
-            with _as_before():
+            with _handler_heeded(), _as_before():
                 ray.init(address, **quiet)
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except Exception as error:  # Ray has no class of its own for these
             raise InputError(f"--ray-address {address!r}: {str(error).strip().splitlines()[0]}") from None
         return
     # Not below TMPDIR, whose path may be too long for Ray's sockets.
-    folder = Path(tempfile.mkdtemp(prefix="playbook-", dir="/tmp"))
-    atexit.register(_end, folder)
-    with _as_before():
-        os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    folder = tempfile.mkdtemp(prefix="playbook-ray-", dir="/tmp")
+    # The input of this command ends with this process, however that ends, and so does Ray.
+    removal = ["sh", "-c", 'cat; sleep 3; rm -rf "$0"', folder]
+    nowhere = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    _REMOVALS.append(subprocess.Popen(removal, stdin=subprocess.PIPE, start_new_session=True, **nowhere))
+    with _handler_heeded(), _as_before():
+        os.environ["TMPDIR"] = folder  # of its workers
         ray.init(
             "local",
             num_cpus=jobs,
             include_dashboard=False,
             object_store_memory=_OBJECTS,
-            _temp_dir=str(folder),
+            _temp_dir=folder,
             **quiet,
         )
 
 
-def _end(folder: Path) -> None:
-    ray.shutdown()
-    shutil.rmtree(folder, ignore_errors=True)
-
-
 @contextlib.contextmanager
 def _as_before() -> Iterator[None]:
-    """Puts the environment and the handler of SIGTERM back, both of which Ray sets."""
+    """Puts the environment and the handler of SIGTERM back, both of which Ray sets; it reports no usage."""
     environment_before = dict(os.environ)
     handler = signal.getsignal(signal.SIGTERM)
-    terminated = False
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     try:
         yield
-    except SystemExit:  # Ray's handler
-        terminated = True
-        raise
     finally:
         os.environ.clear()
         os.environ.update(environment_before)
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, handler)
-            if terminated:
-                signal.raise_signal(signal.SIGTERM)
+
+
+@contextlib.contextmanager
+def _handler_heeded() -> Iterator[None]:
+    """Calls the handler of SIGTERM again where Ray has taken the signal, or what the handler raised, for its own."""
+    try:
+        yield
+    except SystemExit:
+        signal.raise_signal(signal.SIGTERM)
+        raise
 
 
 def _check_reachable(address: str) -> None:
-    """Asks for the greeting of HTTP/2, which the head of a cluster speaks.
+    """Asks for the greeting of HTTP/2, which the head of a cluster speaks (RFC 9113, section 3.4).
 
     Raises:
       InputError: nothing answers, or something else.
     """
-    if address == "auto":
-        return
-    host, _, port = address.rpartition(":")
     expected = "expected HOST:PORT of the head of a Ray cluster that this machine is a node of, or auto"
+    # What `ray start` left, or the environment says, may be of a cluster that is gone.
+    found = canonicalize_bootstrap_address(address) if address == "auto" else address
+    if found is None:
+        raise InputError(f"--ray-address 'auto': no Ray cluster runs on this machine; {expected}")
+    host, _, port = found.rpartition(":")
     if not host or not port.isdecimal():
         raise InputError(f"--ray-address {address!r}: {expected}")
     try:
@@ -244,7 +268,7 @@ def _check_reachable(address: str) -> None:
             connection.settimeout(_PATIENCE)
             connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))
             greeting = connection.recv(9)
-    except OSError as error:
+    except (OSError, OverflowError) as error:
         raise InputError(f"--ray-address {address!r}: nothing answers there ({error}); {expected}") from None
     if greeting[3:4] != b"\4":  # a frame of settings
         raise InputError(f"--ray-address {address!r}: what answers there is no Ray cluster; {expected}")
