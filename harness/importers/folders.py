@@ -204,9 +204,9 @@ def measurements(path: Path, steps: tuple[str, ...], unwanted: frozenset[str]) -
             read_options=pa_csv.ReadOptions(use_threads=False),
             convert_options=pa_csv.ConvertOptions(null_values=[""]),
         )
-    except (pa.ArrowInvalid, OSError) as error:
+        columns = table.column_names  # which Arrow decodes only now
+    except (pa.ArrowInvalid, OSError, UnicodeDecodeError) as error:
         raise Unreadable(f"{path.name} is not CSV ({' '.join(str(error).split())[:100]})") from None
-    columns = table.column_names
     if len(set(columns)) < len(columns):
         raise Unreadable(f"{path.name} has a column twice")
     at = next((name for name in steps if name in columns), None)
