@@ -303,7 +303,7 @@ def _tell_devices() -> None:
         print(json.dumps(found), flush=True)
 
     try:
-        from harness.training.compilation_cache import processor_name, shared_folder
+        from harness.studies.compilation_cache import processor_name, shared_folder
 
         folder = shared_folder()
         sizes = [entry.stat().st_size for entry in folder.iterdir()] if folder.is_dir() else []

@@ -358,8 +358,8 @@ class _Run:
         """The programs over all devices, compiled."""
         import jax
 
+        from harness.studies.compilation_cache import publish, temporary_cache
         from harness.studies.policy import policy
-        from harness.training.compilation_cache import publish, temporary_cache
         from harness.training.devices import check_divisible, data_mesh
         from harness.training.programs import Programs
         from harness.training.run import compile_programs

@@ -200,8 +200,8 @@ class TestHere:
     def test_the_machine(self, here):
         import jax
 
+        from harness.studies.compilation_cache import processor_name
         from harness.studies.processes import available_cores
-        from harness.training.compilation_cache import processor_name
 
         assert (here["cpu"], here["cores"]) == (processor_name(), available_cores())
         assert here["backend"] == jax.default_backend()
@@ -221,7 +221,7 @@ class TestHere:
         assert doctor.describe({**here, "mends": []}).splitlines()[-1] == "everything is there"
 
     def test_the_compilation_cache(self, monkeypatch, tmp_path):
-        from harness.training.compilation_cache import shared_folder
+        from harness.studies.compilation_cache import shared_folder
 
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
         shared_folder().mkdir(parents=True)

@@ -1,14 +1,16 @@
 import multiprocessing
 import os
 import tempfile
+import time
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from harness.studies import compilation_cache
+from harness.studies.compilation_cache import link_finished, publish, shared_folder
 from harness.studies.processes import available_cores
-from harness.training.compilation_cache import link_finished, publish, shared_folder
 from tests.executor_contract import NARROW, WIDE, ExecutorContract
 from tests.stand_in import PROGRAMS, stand_in_trial
 
@@ -59,6 +61,15 @@ class TestProcesses(ExecutorContract):
             partial.unlink()
         assert [count for _, count, _ in run.compiled] == [0]
         assert run.bits[NARROW[0].address()] == first.bits[NARROW[0].address()]
+
+    def test_entries_that_were_cut_off_are_made_anew(self, first):
+        entries = [entry for entry in shared_folder().iterdir() if entry.name.startswith("jit__")]
+        for entry in entries:
+            entry.write_bytes(entry.read_bytes()[:100])
+        for count in (PROGRAMS, 0):
+            run = self.run(NARROW[:1])
+            assert [count for _, count, _ in run.compiled] == [count]
+            assert run.bits[NARROW[0].address()] == first.bits[NARROW[0].address()]
 
     def test_an_unwritable_cache_costs_only_time(self, first, tmp_path, monkeypatch):
         (tmp_path / "file").touch()
@@ -124,30 +135,58 @@ class TestCompilationCache:
     def test_publishes_its_own_entries(self):
         (self.private / "entry").write_bytes(b"compiled")
         publish(self.private)
-        assert {path.name: path.read_bytes() for path in shared_folder().iterdir()} == {"entry": b"compiled"}
+        assert {path.name: path.read_bytes() for path in shared_folder().iterdir()} == {"entry.8": b"compiled"}
+
+    def put(self, name, content):
+        shared_folder().mkdir(parents=True, exist_ok=True)
+        (shared_folder() / name).write_bytes(content)
+        return shared_folder() / name
 
     def test_links_what_is_finished(self):
-        shared_folder().mkdir(parents=True)
-        (shared_folder() / "entry").write_bytes(b"compiled")
-        (shared_folder() / ".entry.12").write_bytes(b"comp")
+        self.put("entry.8", b"compiled")
+        self.put(".entry.12", b"comp")
         link_finished(self.private)
         assert [path.name for path in self.private.iterdir()] == ["entry"]
         assert (self.private / "entry").read_bytes() == b"compiled"
 
+    @pytest.mark.parametrize("name", ["entry.9", "entry"])
+    def test_removes_what_was_cut_off(self, name):
+        """Or comes from a version that did not note sizes."""
+        entry = self.put(name, b"compiled")
+        link_finished(self.private)
+        assert not list(self.private.iterdir())
+        assert not entry.exists()
+
     def test_keeps_its_own_entries_when_it_links(self):
         (self.private / "entry").write_bytes(b"own")
-        shared_folder().mkdir(parents=True)
-        (shared_folder() / "entry").write_bytes(b"other")
+        self.put("entry.5", b"other")
         link_finished(self.private)
         assert (self.private / "entry").read_bytes() == b"own"
 
     def test_does_not_publish_links(self):
-        shared_folder().mkdir(parents=True)
-        (shared_folder() / "entry").write_bytes(b"compiled")
+        entry = self.put("entry.8", b"compiled")
         link_finished(self.private)
-        (shared_folder() / "entry").unlink()
+        entry.unlink()
         publish(self.private)
         assert list(shared_folder().iterdir()) == []
+
+    def test_drops_links_to_what_is_gone(self):
+        """Through which JAX would write into the shared folder."""
+        entry = self.put("entry.8", b"compiled")
+        link_finished(self.private)
+        entry.unlink()
+        link_finished(self.private)
+        assert not (self.private / "entry").is_symlink()
+
+    def test_what_was_not_used_for_longest_goes_first(self, monkeypatch):
+        monkeypatch.setattr(compilation_cache, "MOST_BYTES", 20)
+        for hours, name in ((3, "old.8"), (2, "used.8"), (1, "new.8")):
+            at = time.time() - 3600 * hours
+            os.utime(self.put(name, b"compiled"), (at, at))
+        os.utime(shared_folder() / "used.8")
+        (self.private / "own").write_bytes(b"own")
+        publish(self.private)
+        assert {path.name for path in shared_folder().iterdir()} == {"used.8", "new.8", "own.3"}
 
     def test_an_entry_is_never_seen_in_part(self, monkeypatch):
         """It comes under its name by a rename: the copy goes to a name that nobody links."""

@@ -1,3 +1,4 @@
+import itertools
 import json
 import os
 import random
@@ -20,7 +21,7 @@ from harness.reproduce import exit_status, reproduce
 from harness.studies.store import DATABASE
 from harness.training.trial import derive_seeds
 from tests.conftest import wait_until
-from tests.stand_in import FOLDER, ROUNDS, TRIALS_OF_ROUNDS, TRIALS_OF_STUDY, calls, stand_in_study
+from tests.stand_in import EAGER, FOLDER, ROUNDS, TRIALS_OF_ROUNDS, TRIALS_OF_STUDY, calls, stand_in_study
 
 FILES = {"result.json", "figure.png", "figure.svg", "figure.pdf", "index.html", "trials.parquet", "study.sqlite"}
 FIELDS = [
@@ -311,46 +312,73 @@ def forget_answer(folder):
         assert database.execute("DELETE FROM facts WHERE name = 'answered'").rowcount == 1
 
 
-def kill_again_and_again(start, study, moments, whole_group):
-    """Kills a study at moments after its start, in seconds; gives how often it was still running."""
-    alive = 0
-    for moment in moments:
+def kill_until_finished(start, study, moments):
+    """Kills a study at moments after its start, in seconds, until it has finished before; gives the kills and it.
+
+    By turns the whole process group, and the driver alone.
+    """
+    for kills in itertools.count():
         driver = start(*study.arguments, module=study.module)
         try:
-            driver.process.wait(moment)
+            driver.process.wait(next(moments))
         except subprocess.TimeoutExpired:
-            alive += 1
-        if whole_group:
-            driver.kill_all()
+            if kills % 2:
+                driver.kill_all()
+            else:
+                driver.process.kill()
+                driver.process.wait()
+            driver.wait_for_no_process()
         else:
-            driver.process.kill()
-            driver.process.wait()
-        driver.wait_for_no_process()
-    return alive
+            done = driver.finish()
+            assert done.status == 0, done.stderr
+            return kills, json.loads(done.stdout)
+    raise AssertionError
 
 
-def test_kills_at_random_moments(start, stand_in_finished, tmp_path):
-    """Twice the whole process group, and once the driver alone."""
-    study = elsewhere(stand_in_finished, tmp_path / "out")
-    moments = random.Random(0)
-    met = kill_again_and_again(start, study, [moments.uniform(0.5, 3) for _ in range(2)], whole_group=True)
-    met += kill_again_and_again(start, study, [moments.uniform(0.5, 3)], whole_group=False)
-    assert met > 0
-    result = finish(start, study)
-    assert result["fingerprint"] == stand_in_finished.result["fingerprint"]
-    assert result["trials"] == stand_in_finished.result["trials"]
+def kill_many_times(start, finished, out, wanted):
+    """Kills so often at random moments of a run, in a new folder where one has finished."""
+    drawn, kills = random.Random(0), 0
+    begin = time.monotonic()
+    finish(start, elsewhere(finished, out / "measured"))
+    length = time.monotonic() - begin
+    for number in itertools.count():
+        # Longer and longer, for the machine may be slower than it was.
+        moments = (drawn.uniform(0, length * (1 + tried / 10)) for tried in itertools.count())
+        more, result = kill_until_finished(start, elsewhere(finished, out / str(number)), moments)
+        assert result["fingerprint"] == finished.result["fingerprint"]
+        assert result["trials"] == finished.result["trials"]
+        kills += more
+        if kills >= wanted:
+            return
+
+
+def test_ten_kills_at_random_moments(start, stand_in_finished, tmp_path, monkeypatch):
+    """Every evaluation is a checkpoint."""
+    monkeypatch.setenv(EAGER, "1")
+    kill_many_times(start, stand_in_finished, tmp_path, 10)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("whole_group", [True, False])
-def test_ten_kills_of_the_smoke_study(start, smoke_finished, tmp_path, whole_group):
-    """At moments spread over the length of a run of which everything is compiled."""
-    study = elsewhere(smoke_finished, tmp_path / "out")
-    begin = time.monotonic()
-    finish(start, elsewhere(smoke_finished, tmp_path / "measured"))
-    length = time.monotonic() - begin
-    moments = random.Random(1)
-    assert kill_again_and_again(start, study, [moments.uniform(0, length / 2) for _ in range(10)], whole_group) > 0
-    result = finish(start, study)
-    assert result["fingerprint"] == smoke_finished.result["fingerprint"]
-    assert result["trials"] == smoke_finished.result["trials"]
+def test_a_hundred_kills_of_the_smoke_study(start, smoke_finished, tmp_path):
+    kill_many_times(start, smoke_finished, tmp_path, 100)
+
+
+@pytest.mark.parametrize("kept", [0.0, 0.3, 0.8])
+def test_a_truncated_log(start, held, stand_in_finished, kept):
+    """What is not whole of the write-ahead log of a killed driver is run again."""
+    driver = meet_in_the_middle(start, held)
+    driver.kill_all()
+    driver.wait_for_no_process()
+    log = held.folder / f"{DATABASE}-wal"
+    content = log.read_bytes()
+    assert content
+    log.write_bytes(content[: int(kept * len(content))])
+    release(held)
+    done = start(*held.arguments, module=held.module).finish()
+    if done.status == 2:  # what was copied out of the log before may be of no use without the rest
+        assert "is corrupt" in done.stderr
+        done = start(*held.arguments, "--fresh", module=held.module).finish()
+    assert done.status == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["fingerprint"] == stand_in_finished.result["fingerprint"]
+    assert result["trials"] == stand_in_finished.result["trials"]

@@ -99,8 +99,8 @@ def step_time(trial: Trial, limit: int | None, workers: int = 0) -> StepTime:
 
 
 def _serve(pipe: Connection, trial: Trial, limit: int | None, workers: int) -> None:
+    from harness.studies.compilation_cache import temporary_cache
     from harness.studies.machine import this_machine
-    from harness.training.compilation_cache import temporary_cache
     from harness.training.memory import training_bytes
     from harness.training.profile import measure
     from harness.training.programs import Programs

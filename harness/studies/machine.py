@@ -24,7 +24,7 @@ def this_machine() -> Machine:
     """Asks JAX, which takes hold of the device."""
     import jax
 
-    from harness.training.compilation_cache import processor_name
+    from harness.studies.compilation_cache import processor_name
 
     device = jax.devices()[0]
     if device.platform == "cpu":

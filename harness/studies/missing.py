@@ -108,6 +108,7 @@ def run_missing(
         finished=frozenset(finished),
         packings=packings,
         ray_address=ray_address,
+        folder=store.folder,
     )
 
 

@@ -10,12 +10,14 @@ import dataclasses
 import os
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from harness.records import InputError
 from harness.studies.fleet import Fleet, Worker, WorkerLost
 from harness.studies.local_fleet import LocalFleet
 from harness.studies.machine import Machine
+from harness.studies.pack_checkpoints import forget, pack_folder
 from harness.studies.packing import Packing, alike, pack
 from harness.studies.policy import Policy, policy
 from harness.training.trial import Trial
@@ -62,6 +64,7 @@ def run_trials(
     finished: Collection[str] = (),
     packings: Mapping[str, Packing] | None = None,
     ray_address: str | None = None,
+    folder: Path | None = None,
 ) -> None:
     """Runs trials in worker processes, each compile group's programs compiled by one worker before the others use them.
 
@@ -78,6 +81,8 @@ def run_trials(
       finished: addresses of trials that are not needed; a pack that holds others too is run again as a whole.
       packings: of groups that were begun before; their trials that are not packed yet make further packs.
       ray_address: of the cluster for the executor `ray`; None for one on this machine.
+      folder: the result folder, where packs that take long leave checkpoints, see `harness.studies.pack_checkpoints`;
+        None for no checkpoints.
 
     Raises:
       InputError: the data are missing or not the expected ones, or the cluster is not to be had.
@@ -95,7 +100,7 @@ def run_trials(
             fleet, packed_by = RayFleet(members, workers, jobs, ray_address), None
         else:
             fleet, packed_by = LocalFleet(workers, members[0].devices), executor
-        _Pool(members, fleet, *handlers, packed_by, set(finished), dict(packings or {})).run()
+        _Pool(members, fleet, *handlers, packed_by, set(finished), dict(packings or {}), folder).run()
 
 
 class _Pool:
@@ -111,9 +116,11 @@ class _Pool:
         executor: str | None,
         finished: set[str],
         packings: dict[str, Packing],
+        folder: Path | None,
     ):
         self._fleet = fleet
         self._on_started, self._on_compiled, self._on_finished = on_started, on_compiled, on_finished
+        self._folder = folder
         self._executor = executor
         self._finished = finished
         self._packings = packings
@@ -185,7 +192,7 @@ class _Pool:
         packing = self._packings.get(request.group)
         trials = [self._trials[address] for address in request.addresses]
         if request.kind == "run":
-            return trials, packing.lanes, packing.chunk
+            return trials, packing.lanes, packing.chunk, self._checkpoints(request)
         if packing is not None:
             lanes, chunk = packing.lanes, packing.chunk
         else:
@@ -194,6 +201,10 @@ class _Pool:
             lanes = min(chosen.lanes, most) if self._executor_of(chosen) == "lanes" else 1
             chunk = trials[0].steps_per_call or chosen.chunk
         return trials[0], lanes, chunk, self._fleet.memory(self._machine)
+
+    def _checkpoints(self, request: _Request) -> Path | None:
+        """Of a pack that may be begun again; what is timed is not disturbed by them."""
+        return None if self._folder is None or self._alone else pack_folder(self._folder, request.addresses)
 
     def _take_in(self, member: _Member) -> None:
         request, member.request = member.request, None
@@ -214,6 +225,8 @@ class _Pool:
         else:
             for address, outcome in zip(request.addresses, content, strict=True):
                 self._on_finished(self._trials[address], outcome)
+            if (checkpoints := self._checkpoints(request)) is not None:
+                forget(checkpoints)
 
     def _take_in_start(self, member: _Member, machine: Machine) -> None:
         member.started = True

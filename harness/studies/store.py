@@ -80,7 +80,11 @@ def move_aside(folder: Path) -> Path | None:
 
 
 class Store:
-    """Finished trials of a result folder; use it inside `locked_folder`."""
+    """Finished trials of a result folder; use it inside `locked_folder`.
+
+    Attributes:
+      folder: the result folder.
+    """
 
     def __init__(self, folder: Path, identity: Mapping[str, Any] | None = None):
         """Opens or creates the database.
@@ -93,6 +97,7 @@ class Store:
         Raises:
           InputError: the database is corrupt or belongs to studies of another identity; it is left as it is.
         """
+        self.folder = folder
         self._path = folder / DATABASE
         try:
             self._database = sqlite3.connect(self._path, isolation_level=None)
@@ -126,6 +131,8 @@ class Store:
             found = json.loads(self.fact("identity") or "null")
         except json.JSONDecodeError as error:
             raise sqlite3.DatabaseError(f"its identity is unreadable: {error}") from None
+        if found is None:
+            raise sqlite3.DatabaseError("it has lost what says which studies it is of")
         if identity is not None:
             self._compare(found, identity)
         # SQLite reads what is missing of the last page as zeros; a killed driver's log holds what may be missing.

@@ -58,7 +58,7 @@ class Server:
         """
         import jax.monitoring
 
-        from harness.training.compilation_cache import use
+        from harness.studies.compilation_cache import use
 
         self._folder = folder
         self._compilations = 0
@@ -70,7 +70,8 @@ class Server:
     def answer(self, kind: str, content: Any) -> tuple[str, Any]:
         """Answers a request.
 
-        Requests are `("compile", (trial, lanes, chunk, bytes))` and `("run", (trials, lanes, chunk))`; answers
+        Requests are `("compile", (trial, lanes, chunk, bytes))` and `("run", (trials, lanes, chunk, folder))`, whose
+        folder is the pack's for checkpoints, None for none; answers
         `("compiled", (compilations, lanes that fit))`, `("done", list of Outcome)`, `("bad_input", line)` for missing
         or wrong data, and `("failed", traceback)` for anything else.
         """
@@ -86,7 +87,7 @@ class Server:
             return "failed", traceback.format_exc()
 
     def _compile(self, trial: Trial, lanes: int, chunk: int, limit: int) -> tuple[int, int]:
-        from harness.training.compilation_cache import link_finished, publish
+        from harness.studies.compilation_cache import link_finished, publish
         from harness.training.memory import fitting_lanes
         from harness.training.run import compile_programs
 
@@ -97,12 +98,18 @@ class Server:
         publish(self._folder)
         return self._compilations, lanes
 
-    def _run(self, trials: Sequence[Trial], lanes: int, chunk: int) -> list[Outcome]:
+    def _run(self, trials: Sequence[Trial], lanes: int, chunk: int, folder: Path | None) -> list[Outcome]:
+        from harness.studies.pack_checkpoints import PackCheckpoints
         from harness.training.profile import measure
         from harness.training.run import run_pack
 
         programs = self._programs(trials[0], lanes, chunk)
-        outcomes = run_pack(programs, trials)
+        checkpoints = None if folder is None else PackCheckpoints(folder, programs.mesh)
+        try:
+            outcomes = run_pack(programs, trials, checkpoints=checkpoints)
+        finally:
+            if checkpoints is not None:
+                checkpoints.close()
         if trials[0].profiled:
             with tempfile.TemporaryDirectory(dir=self._folder.parent) as trace:
                 shares = measure(programs, trials[0], Path(trace)).shares()
@@ -110,7 +117,7 @@ class Server:
         return outcomes
 
     def _programs(self, trial: Trial, lanes: int, chunk: int) -> Programs:
-        from harness.training.compilation_cache import link_finished
+        from harness.studies.compilation_cache import link_finished
         from harness.training.devices import data_mesh
         from harness.training.programs import Programs
 

@@ -1,9 +1,11 @@
 """A compilation cache that processes share and kills cannot harm.
 
 JAX writes the entries of its own cache in place and never mends a truncated one. So every process gives JAX a private
-folder, with links to the finished entries, and puts what it compiled beside them by an atomic rename.
+folder, with links to the finished entries, and puts what it compiled beside them by an atomic rename. A finished entry
+has its size behind its name, so that one that a full disk or a crash has cut off is told and made anew.
 """
 
+import contextlib
 import hashlib
 import os
 import platform
@@ -15,6 +17,10 @@ from pathlib import Path
 
 import jax
 from jax.experimental.compilation_cache.compilation_cache import reset_cache
+
+MOST_BYTES = 2 << 30
+"""Of the finished entries of a machine; those that were not used for longest go first. The largest program of the
+catalogue takes 2 MB."""
 
 
 def shared_folder() -> Path:
@@ -52,17 +58,22 @@ def temporary_cache() -> Iterator[Path]:
 
 
 def link_finished(private: Path) -> None:
-    """Links what other processes have finished since into the private folder."""
+    """Links what other processes have finished since into the private folder, and removes what is not whole."""
+    for link in private.iterdir():
+        if link.is_symlink() and not link.exists():  # evicted since
+            link.unlink(missing_ok=True)
     shared = shared_folder()
-    if shared.is_dir():
-        for entry in shared.iterdir():
-            link = private / entry.name
-            if not entry.name.startswith(".") and not link.exists():
+    for entry in _entries(shared):
+        name, _, size = entry.name.rpartition(".")
+        with contextlib.suppress(OSError):  # evicted meanwhile, or the cache is read-only
+            if not name or str(entry.stat().st_size) != size:
+                entry.unlink()
+            elif not (link := private / name).exists():
                 link.symlink_to(entry)
 
 
 def publish(private: Path) -> None:
-    """Puts the private folder's own entries among the finished ones, each in one step."""
+    """Puts the private folder's own entries among the finished ones, each in one step, and keeps to `MOST_BYTES`."""
     shared = shared_folder()
     try:
         shared.mkdir(parents=True, exist_ok=True)
@@ -70,9 +81,28 @@ def publish(private: Path) -> None:
             if entry.is_file() and not entry.is_symlink():
                 partial = shared / f".{entry.name}.{os.getpid()}"
                 shutil.copyfile(entry, partial)
-                partial.replace(shared / entry.name)
+                partial.replace(shared / f"{entry.name}.{partial.stat().st_size}")
+        _evict(shared)
     except OSError:
         return  # a full or read-only cache only costs time
+
+
+def _evict(shared: Path) -> None:
+    found = [(entry, entry.stat()) for entry in shared.iterdir() if entry.is_file()]
+    # File systems note when a file was read at least once a day, or not at all.
+    by_use = sorted(found, key=lambda pair: max(pair[1].st_atime, pair[1].st_mtime), reverse=True)
+    total = 0
+    for entry, about in by_use:
+        total += about.st_size
+        if total > MOST_BYTES:
+            entry.unlink(missing_ok=True)
+
+
+def _entries(shared: Path) -> list[Path]:
+    """The finished entries; what begins with a dot is being written."""
+    if not shared.is_dir():
+        return []
+    return [entry for entry in shared.iterdir() if entry.is_file() and not entry.name.startswith(".")]
 
 
 def processor_name() -> str:
