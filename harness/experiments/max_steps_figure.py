@@ -101,10 +101,11 @@ _LABELS = {QUARTER: "a quarter", ESTIMATE: "the estimate", FOUR_TIMES: "four tim
 
 def _draw_schedules(axes: Axes, records: Sequence[TrialRecord], budgets: Sequence[str], scale: str) -> None:
     """Error of every schedule over the best of its study."""
-    delta, names = SETTINGS[scale].delta, []
+    delta, names, most = SETTINGS[scale].delta, [], 0.0
     for place, (budget, colour) in enumerate(zip(budgets, COLOURS[1:], strict=False)):
         errors = schedule_errors(records, budget, scale)
         excess = (errors - errors.min(axis=1, keepdims=True)).ravel()
+        most = max(most, float(excess.max()))
         sideways = np.linspace(-0.25, 0.25, len(excess))
         axes.plot(place + sideways, excess, "o", color=colour, markersize=3, alpha=0.6)
         names.append(f"{_LABELS[budget]}\n{np.mean(good_share(errors, delta)):.0%} within")
@@ -112,7 +113,7 @@ def _draw_schedules(axes: Axes, records: Sequence[TrialRecord], budgets: Sequenc
     axes.set_xticks(range(len(budgets)), names)
     axes.set(xlim=(-0.5, len(budgets) - 0.5), ylabel="error over the best of the study (share)")
     axes.set_yscale("symlog", linthresh=2 * delta)
-    axes.set_ylim(bottom=-delta / 4)
+    axes.set_ylim(-delta / 4, 1.3 * max(most, 2 * delta))
     axes.yaxis.set_major_formatter("{x:g}")
     axes.set_title("schedules of every study\n(base rate and decay; all replicates)")
     axes.legend()
