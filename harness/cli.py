@@ -30,7 +30,10 @@ _Workload = Annotated[
 ]
 _Scale = Annotated[str, typer.Option(help="smoke, laptop, accelerator or paper.")]
 _Out = Annotated[Path, typer.Option(help="Folder of all results.")]
-_Jobs = Annotated[int | None, typer.Option(help="Worker processes; one per CPU core if left out.")]
+_Jobs = Annotated[
+    int | None,
+    typer.Option(help="Worker processes; one per CPU core, or as many as a cluster has room for, if left out."),
+]
 _Executor = Annotated[
     str | None, typer.Option(help="processes, lanes or ray; by workload and backend if left out.", show_default=False)
 ]

@@ -204,7 +204,7 @@ class _Pool:
 
     def _checkpoints(self, request: _Request) -> Path | None:
         """Of a pack that may be begun again; what is timed is not disturbed by them."""
-        return None if self._folder is None or self._alone else pack_folder(self._folder, request.addresses)
+        return None if self._folder is None or self._alone else pack_folder(self._folder.absolute(), request.addresses)
 
     def _take_in(self, member: _Member) -> None:
         request, member.request = member.request, None

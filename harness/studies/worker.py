@@ -104,6 +104,8 @@ class Server:
         from harness.training.run import run_pack
 
         programs = self._programs(trials[0], lanes, chunk)
+        if folder is not None and not folder.parent.parent.is_dir():
+            folder = None  # a node of a cluster that does not share the driver's disk
         checkpoints = None if folder is None else PackCheckpoints(folder, programs.mesh)
         try:
             outcomes = run_pack(programs, trials, checkpoints=checkpoints)
