@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from harness.studies.processes import available_cores, run_trials
-from harness.studies.worker import ENVIRONMENT
+from harness.studies.worker import environment
 from harness.training.batches import padded_batches, step_indices
 from harness.training.trial import Trial, derive_seeds
 from workloads.resnet.workload import ResNet
@@ -214,7 +214,7 @@ def run_torch_threads(trials: list[Trial]) -> Finishes:
 
 def run_torch_processes(trials: list[Trial]) -> Finishes:
     """PyTorch in a process per core, each on one thread."""
-    os.environ.update(ENVIRONMENT)
+    os.environ.update(environment(None, 1))
     with ProcessPoolExecutor(available_cores(), get_context("spawn")) as pool:
         return Finishes(available_cores(), sorted(pool.map(partial(_torch_trial, 1), trials)))
 
