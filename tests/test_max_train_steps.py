@@ -37,10 +37,10 @@ from harness.experiments.max_train_steps import (
     study_error,
     workable,
 )
-from harness.experiments.shifted_images import ShiftedResNet
 from harness.experiments.verdict import every, judge, larger, no_worse, same
 from harness.figures.style import save
 from harness.records import TrialRecord
+from workloads.resnet.shifted import ShiftedResNet
 from workloads.workload import configure, workload_scale
 
 SETTING = SETTINGS["laptop"]

@@ -85,10 +85,10 @@ from harness.experiments.max_steps_settings import (
     Images,
     Text,
 )
-from harness.experiments.shifted_images import ShiftedResNet
 from harness.experiments.verdict import Judgement, every, larger, no_worse, out_of_range, same
 from harness.records import Claim, TrialRecord, Verdict
 from harness.studies.study import Arm, Study
+from workloads.resnet.shifted import ShiftedResNet
 from workloads.workload import Scale, configure, workload_scale
 
 if TYPE_CHECKING:
