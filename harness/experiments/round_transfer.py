@@ -1,7 +1,7 @@
 """What a short round of tuning says of a long one, by the playbook's tiers, and how its schedule is lengthened.
 
-    playbook reproduce round-transfer              about 4 minutes on 2 CPU cores
-    playbook reproduce round-transfer --control    about 2 minutes
+    playbook reproduce round-transfer              about 2 minutes on 2 CPU cores
+    playbook reproduce round-transfer --control    about 1 minute
 
 The playbook says (L619-678): where compute bounds the training, tune in short runs first, then run few good points for
 long. What a short run finds carries over by tiers: what resolves early instability very likely (warmup length), the
