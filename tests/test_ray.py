@@ -26,6 +26,8 @@ ray = pytest.importorskip("ray")
 
 from ray.cluster_utils import Cluster  # noqa: E402
 
+from harness.studies import ray_fleet  # noqa: E402
+
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
@@ -294,3 +296,16 @@ def test_an_address_is_for_the_executor_ray(start, stand_in_finished, tmp_path):
     expected = "playbook: --ray-address 'head:6379': only the executor ray takes it; add --executor ray\n"
     assert done.stderr == expected
     assert not study.out.exists()
+
+
+@pytest.mark.parametrize("ended", [ConnectionError("Could not find any running Ray instance."), None])
+def test_auto_where_no_cluster_runs(monkeypatch, ended):
+    """Ray raises where none has ever run, and finds none where one has."""
+
+    def find(address):
+        if ended is not None:
+            raise ended
+
+    monkeypatch.setattr(ray_fleet, "canonicalize_bootstrap_address", find)
+    with pytest.raises(InputError, match=r"^--ray-address 'auto': no Ray cluster runs on this machine; expected"):
+        ray_fleet._check_reachable("auto")

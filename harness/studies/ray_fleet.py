@@ -257,7 +257,10 @@ def _check_reachable(address: str) -> None:
     """
     expected = "expected HOST:PORT of the head of a Ray cluster that this machine is a node of, or auto"
     # What `ray start` left, or the environment says, may be of a cluster that is gone.
-    found = canonicalize_bootstrap_address(address) if address == "auto" else address
+    try:
+        found = canonicalize_bootstrap_address(address) if address == "auto" else address
+    except ConnectionError:  # where Ray has never run; elsewhere it finds None
+        found = None
     if found is None:
         raise InputError(f"--ray-address 'auto': no Ray cluster runs on this machine; {expected}")
     host, _, port = found.rpartition(":")
