@@ -133,6 +133,57 @@ def reproduce(
     raise typer.Exit(next(status for status in (1, 3, 0) if status in statuses))
 
 
+@app.command()
+def check(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME...]", help="Experiments; all if left out.", show_default=False)
+    ] = None,
+    baseline: Annotated[
+        Path | None, typer.Option(help="Folder of all baselines; the package's if left out.", show_default=False)
+    ] = None,
+    out: _Out = Path("results"),
+    scale: _Scale = "laptop",
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of the experiments; the next unused one if left out.", show_default=False)
+    ] = None,
+    benchmarks: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Compare what pytest --benchmark-json wrote.")
+    ] = None,
+    jobs: _Jobs = None,
+    executor: _Executor = None,
+    ray_address: _RayAddress = None,
+    as_json: Json = False,
+) -> None:
+    """Run experiments on a fresh seed and name what drifted from the baselines."""
+    from harness.check import check as driver
+    from harness.experiments.experiment import experiment, experiments
+
+    found = driver(
+        [experiment(name) for name in (experiments() if not names or "all" in names else dict.fromkeys(names))],
+        scale,
+        out,
+        baseline,
+        seed,
+        benchmarks,
+        on_experiment=lambda name: print(name, file=sys.stderr),
+        jobs=_most_workers(jobs, ray_address),
+        executor=executor,
+        ray_address=ray_address,
+        command=shlex.join(["playbook", *sys.argv[1:]]),
+    )
+    if as_json:
+        print(json.dumps(found, indent=1))
+    else:
+        for line in found["drifts"]:
+            print(f"drift  {line}")
+        for line in found["notes"]:
+            print(f"note   {line}")
+        for name, reason in found["unchecked"].items():
+            print(f"not checked  {name}: {reason}")
+        print(f"{len(found['drifts'])} drifts, {len(found['metrics'])} metrics compared at seed {found['seed']}")
+    raise typer.Exit(1 if found["drifts"] else 0)
+
+
 @app.command("flips")
 def flip_maps(
     names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Experiments, or `all`.", show_default=False)],

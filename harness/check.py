@@ -1,0 +1,320 @@
+"""Runs experiments on fresh seeds and says what has drifted from the recorded baselines.
+
+Three comparisons. Of every metric, fresh trials of the last nights against recorded ones (`harness.analysis.drift`),
+with a stated chance of a false alarm over the whole suite. Of every claim, its verdict: a move between `reproduced` and
+`contradicted` is drift, since both intervals would have to lie on opposite sides of the threshold; one from or to
+`inconclusive` is told but is no drift, because a claim near its threshold moves so by chance, at a rate nobody knows.
+Of every benchmark, its ratio to the peer of the same run, never absolute time.
+"""
+
+from __future__ import annotations
+
+import importlib.resources
+import json
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from harness.analysis import drift
+from harness.analysis.rank_tests import holm
+from harness.experiments.experiment import Experiment
+from harness.recorded import device_folder, recorded_trials
+from harness.records import InputError, TrialRecord
+from harness.reproduce import reproduce
+
+METRICS = ("final_error", "final_loss")
+"""Results that are compared; the best ones along a trial follow them, and each more costs power."""
+
+BENCHMARK_FACTOR = 1.5
+"""Change of a ratio to a peer that counts as drift: many benchmarks have one round, so there is no spread to test by,
+and neighbours on a shared machine move such ratios by tenths."""
+
+
+def check(
+    chosen: Sequence[Experiment],
+    scale: str,
+    out: Path,
+    baseline: Path | None = None,
+    seed: int | None = None,
+    benchmarks: Path | None = None,
+    alpha: float = drift.ALPHA,
+    nights: int = drift.NIGHTS,
+    on_experiment: Callable[[str], None] = lambda name: None,
+    **named: Any,
+) -> dict[str, Any]:
+    """Runs each experiment at a fresh seed, compares, and writes `OUT/check.json`.
+
+    Args:
+      chosen: the experiments.
+      scale: one of `harness.experiments.experiment.SCALES`.
+      out: the folder of all results, where earlier nights lie too.
+      baseline: the folder of all baselines; None for that of the package `baselines`.
+      seed: of the experiments; None for the first from 2 that OUT and the baselines hold of none of them.
+      benchmarks: written by `pytest --benchmark-json`; None for no comparison of benchmarks.
+      alpha: chance of a false alarm of any metric in a night.
+      nights: how many of the last seeds in OUT are pooled, this one included.
+      on_experiment: called with the name of what is run next.
+      **named: what else `harness.reproduce.reproduce` takes.
+
+    Returns:
+      What `check.json` holds: `drifts`, a line each; `notes` likewise; `unchecked`, name to reason; `metrics`,
+      `verdicts`, `benchmarks`, each a list of comparisons; `scale`, `seed`, `alpha`, `nights`.
+
+    Raises:
+      InputError: bad input, see the message.
+    """
+    if baseline is not None and not baseline.is_dir():
+        raise InputError(f"--baseline {baseline}: expected a folder of baselines, as playbook record writes one")
+    fresh_rows = None if benchmarks is None else _benchmark_rows(benchmarks)
+    place = baseline or Path(str(importlib.resources.files("baselines")))
+    if seed is None:
+        seed = _fresh_seed(chosen, scale, out, place)
+    else:
+        for experiment in chosen:
+            if seed in _seeds(place.glob(f"*/{experiment.name}/*.json"), scale):
+                raise InputError(
+                    f"--seed {seed}: expected one that is not recorded, but {experiment.name} is recorded at it; "
+                    "leave --seed out for a fresh one"
+                )
+    metrics: list[dict[str, Any]] = []
+    verdicts: list[dict[str, Any]] = []
+    unchecked: dict[str, str] = {}
+    device = None
+    for experiment in chosen:
+        on_experiment(experiment.name)
+        result = reproduce(experiment, scale, out, seed, control=False, overrides={}, fresh=False, **named)
+        device = result["provenance"]["device"]
+        verdicts += _compare_verdicts(result, place / device_folder(device))
+        recorded = recorded_trials(experiment.name, scale, device, baseline)
+        if not recorded:
+            unchecked[experiment.name] = f"no trials of scale {scale} are recorded for {device_folder(device)}"
+            continue
+        folder = out / experiment.name
+        pooled = [one for one in _seeds(folder.glob("*/trials.parquet"), scale) if one <= seed and one not in recorded]
+        fresh = {one: _read_trials(folder / f"{scale}-seed{one}" / "trials.parquet") for one in pooled[-nights:]}
+        compared = compare_trials(experiment.name, recorded, fresh)
+        metrics += compared
+        if not compared:
+            unchecked[experiment.name] = f"fewer than {drift.MIN_UNITS} independent units with settings in common"
+    for row, adjusted in zip(metrics, holm(np.array([row["p"] for row in metrics])), strict=True):
+        row |= {"adjusted_p": float(adjusted), "drift": bool(adjusted <= alpha)}
+    rows = [] if fresh_rows is None else compare_benchmarks(_recorded_benchmarks(place, device or ""), fresh_rows)
+    content = {
+        "scale": scale,
+        "seed": seed,
+        "alpha": alpha,
+        "nights": nights,
+        "drifts": [_line(row) for row in (*verdicts, *metrics, *rows) if row["drift"]],
+        "notes": [_line(row) for row in verdicts if row["recorded"] != row["fresh"] and not row["drift"]],
+        "unchecked": unchecked,
+        "verdicts": verdicts,
+        "metrics": metrics,
+        "benchmarks": rows,
+    }
+    try:
+        (out / "check.json").write_text(json.dumps(content, indent=1) + "\n", "utf-8")
+    except OSError as error:
+        raise InputError(f"{out} cannot be written ({error.strerror}); make room and repeat the command") from None
+    return content
+
+
+def compare_trials(
+    experiment: str, recorded: Mapping[int, Sequence[TrialRecord]], fresh: Mapping[int, Sequence[TrialRecord]]
+) -> list[dict[str, Any]]:
+    """Compares the metrics of an experiment over the settings that every seed has.
+
+    Settings that a search or an earlier round chose by its own results differ between seeds and are left out.
+
+    Args:
+      experiment: its name.
+      recorded: seed of the experiment to trials.
+      fresh: likewise.
+
+    Returns:
+      A row per metric, empty where too few units can be compared.
+    """
+    sides = [*recorded.values(), *fresh.values()]
+    # A hyperparameter that came to the harness later is in the newer trials alone.
+    names = sorted(set.intersection(*({name for one in side for name in one.hyperparameters} for side in sides)))
+    keys = [[_setting(one, names) for one in side] for side in sides]
+    common = set.intersection(*map(set, keys))
+    trials = [
+        (one, key, position >= len(recorded))
+        for position, (side, of_side) in enumerate(zip(sides, keys, strict=True))
+        for one, key in zip(side, of_side, strict=True)
+    ]
+    units = drift.independent_units([one.seeds for one, _, _ in trials])
+    kept = np.array([key in common for _, key, _ in trials], bool)
+    if not kept.any():
+        return []
+    units = np.unique(units[kept], return_inverse=True)[1]
+    trials = [trial for trial, keep in zip(trials, kept, strict=True) if keep]
+    is_fresh = np.zeros(units.max() + 1, bool)
+    is_fresh[units] = [new for _, _, new in trials]
+    rows = []
+    for metric in METRICS:
+        values = np.array([_outcome(one, metric) for one, _, _ in trials])
+        found = drift.compare(drift.outcome_table(units, [key for _, key, _ in trials], values), is_fresh)
+        if found is not None:
+            rows.append({"experiment": experiment, "metric": metric, **_plain(found)})
+    return rows
+
+
+def compare_benchmarks(recorded: Mapping[str, Any], fresh: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Compares speeds relative to a peer of the same run, of benchmarks that both sides have.
+
+    Args:
+      recorded: full name to `extra_info`.
+      fresh: likewise.
+
+    Returns:
+      A row per ratio, with `change`, the fresh speed over the recorded one; drift below 1 / `BENCHMARK_FACTOR`.
+    """
+    rows = []
+    for name in sorted(recorded.keys() & fresh.keys()):
+        old, new = _relative_speeds(name, recorded[name]), _relative_speeds(name, fresh[name])
+        for ratio in sorted(old.keys() & new.keys()):
+            change = new[ratio] / old[ratio]
+            row = {"benchmark": name, "ratio": ratio, "recorded": old[ratio], "fresh": new[ratio]}
+            rows.append({**row, "change": change, "drift": change < 1 / BENCHMARK_FACTOR})
+    return rows
+
+
+def _relative_speeds(name: str, numbers: Mapping[str, Any]) -> dict[str, float]:
+    """Speed over that of each peer; peers among themselves are none of ours."""
+    found = {key: value for key, value in numbers.items() if key.startswith("ratio_to_") and name.endswith("harness]")}
+    if "overhead" in numbers:
+        found["speed without / with"] = 1 / (1 + numbers["overhead"])
+    return {key: float(value) for key, value in found.items() if 0 < value < math.inf}
+
+
+def _setting(record: TrialRecord, names: Iterable[str]) -> str:
+    values = [record.hyperparameters.get(name) for name in names]
+    return json.dumps([record.study, record.arm, *values], default=str)
+
+
+def _outcome(record: TrialRecord, metric: str) -> float:
+    value = record.results.get(metric)
+    return math.inf if record.status != "complete" or value is None else float(value)
+
+
+def _plain(found: drift.Drift) -> dict[str, Any]:
+    row = {**found._asdict(), "interval": list(found.interval)}
+    return row if math.isfinite(found.trial_sd) else {**row, "trial_sd": None}  # JSON has no NaN
+
+
+def _read_trials(path: Path) -> list[TrialRecord]:
+    """The rows of a result folder's table, without curves and timings."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        schema = pq.read_schema(path)
+        classes = json.loads(schema.metadata[b"column_classes"])
+        kept = [name for name in schema.names if not name.startswith("curve.") and classes[name] != "timing"]
+        rows = pq.read_table(path, columns=kept).to_pylist()
+    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError):
+        raise InputError(f"{path} is damaged: expected the trial table of a result; remove its folder") from None
+    own = ("study", "arm", "address", "replicate", "status", "reason")
+
+    def of(row: Mapping[str, Any], kind: str) -> dict[str, Any]:
+        return {
+            name: value
+            for name, value in row.items()
+            if value is not None and classes[name] == kind and name not in own
+        }
+
+    return [
+        TrialRecord(
+            **{name: row[name] for name in own},
+            hyperparameters=of(row, "hyperparameter"),
+            seeds=of(row, "seed"),
+            results=of(row, "result"),
+            curves={},
+            timings={},
+        )
+        for row in rows
+    ]
+
+
+def _seeds(paths: Iterable[Path], scale: str) -> list[int]:
+    """Seeds, ascending, of results of a scale, whose name is that of the file or of its folder."""
+    found = re.compile(rf"{re.escape(scale)}-seed(\d+)").fullmatch
+    names = (path.stem if path.suffix == ".json" else path.parent.name for path in paths)
+    return sorted({int(name[1]) for text in names if (name := found(text))})
+
+
+def _fresh_seed(chosen: Sequence[Experiment], scale: str, out: Path, baseline: Path) -> int:
+    """One after all that are there: a night that was interrupted keeps its seed by naming it."""
+    used = [1]
+    for experiment in chosen:
+        used += _seeds((out / experiment.name).glob("*/result.json"), scale)
+        used += _seeds(baseline.glob(f"*/{experiment.name}/*.json"), scale)
+    return max(used) + 1
+
+
+def _compare_verdicts(result: Mapping[str, Any], folder: Path) -> list[dict[str, Any]]:
+    """Each claim's verdict against the recorded one of the lowest seed."""
+    experiment, scale = result["experiment"], result["scale"]
+    seeds = _seeds((folder / experiment).glob("*.json"), scale)
+    if not seeds:
+        return []
+    path = folder / experiment / f"{scale}-seed{seeds[0]}.json"
+    try:
+        recorded = {claim["id"]: claim for claim in json.loads(path.read_text("utf-8"))["claims"]}
+        rows = [
+            {
+                "claim": claim["id"],
+                "recorded": recorded[claim["id"]]["verdict"],
+                "fresh": claim["verdict"],
+                "recorded_effect": recorded[claim["id"]]["effect"],
+                "effect": claim["effect"],
+                "interval": claim["interval"],
+                "drift": {recorded[claim["id"]]["verdict"], claim["verdict"]} == {"reproduced", "contradicted"},
+            }
+            for claim in result["claims"]
+            if claim["id"] in recorded
+        ]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise InputError(f"recorded result {path} is damaged: expected its claims; restore the file") from None
+    return rows
+
+
+def _benchmark_rows(path: Path) -> dict[str, Any]:
+    try:
+        return {row["fullname"]: row["extra_info"] for row in json.loads(path.read_bytes())["benchmarks"]}
+    except OSError as error:
+        raise InputError(f"--benchmarks {path} cannot be read ({error.strerror})") from None
+    except (ValueError, KeyError, TypeError):
+        raise InputError(f"--benchmarks {path}: expected a file that pytest --benchmark-json writes") from None
+
+
+def _recorded_benchmarks(baseline: Path, device: str) -> dict[str, Any]:
+    path = baseline / device_folder(device) / "benchmarks.json"
+    try:
+        return {name: row["extra_info"] for name, row in json.loads(path.read_bytes()).items()}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise InputError(f"recorded benchmarks {path} are damaged: expected a JSON object; restore the file") from None
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    if "claim" in row:
+        low, high = ("open" if limit is None else f"{limit:.4g}" for limit in row["interval"])
+        return (
+            f"{row['claim']}: {row['recorded']} -> {row['fresh']}, effect {row['recorded_effect']:.4g} -> "
+            f"{row['effect']:.4g} [{low}, {high}]"
+        )
+    if "benchmark" in row:
+        return f"{row['benchmark']}: {row['ratio']} {row['recorded']:.3g} -> {row['fresh']:.3g}, x{row['change']:.2f}"
+    low, high = row["interval"]
+    in_sds = f", {row['shift'] / row['trial_sd']:+.2f} trial standard deviations" if row["trial_sd"] else ""
+    return (
+        f"{row['experiment']}: {row['metric']} {row['shift']:+.4g} [{low:+.4g}, {high:+.4g}]{in_sds}, "
+        f"adjusted p {row['adjusted_p']:.2g}, {row['fresh']} fresh units against {row['recorded']} recorded"
+    )
