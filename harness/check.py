@@ -125,9 +125,7 @@ def check(
 def compare_trials(
     experiment: str, recorded: Mapping[int, Sequence[TrialRecord]], fresh: Mapping[int, Sequence[TrialRecord]]
 ) -> list[dict[str, Any]]:
-    """Compares the metrics of an experiment over the settings that every seed has.
-
-    Settings that a search or an earlier round chose by its own results differ between seeds and are left out.
+    """Compares the metrics of an experiment.
 
     Args:
       experiment: its name.
@@ -136,6 +134,26 @@ def compare_trials(
 
     Returns:
       A row per metric, empty where too few units can be compared.
+    """
+    tables, is_fresh = outcome_tables(recorded, fresh)
+    found = {metric: drift.compare(table, is_fresh) for metric, table in tables.items()}
+    return [{"experiment": experiment, "metric": metric, **_plain(one)} for metric, one in found.items() if one]
+
+
+def outcome_tables(
+    recorded: Mapping[int, Sequence[TrialRecord]], fresh: Mapping[int, Sequence[TrialRecord]]
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Lays the trials of an experiment out by independent unit and setting.
+
+    Settings that a search or an earlier round chose by its own results differ between seeds of the experiment; only
+    those that every seed has are kept.
+
+    Args:
+      recorded: seed of the experiment to trials, at least one.
+      fresh: likewise, or empty.
+
+    Returns:
+      Metric to table, see `harness.analysis.drift.outcome_table`, and which of its units are fresh, bool (units,).
     """
     sides = [*recorded.values(), *fresh.values()]
     # A hyperparameter that came to the harness later is in the newer trials alone.
@@ -148,20 +166,14 @@ def compare_trials(
         for one, key in zip(side, of_side, strict=True)
     ]
     units = drift.independent_units([one.seeds for one, _, _ in trials])
-    kept = np.array([key in common for _, key, _ in trials], bool)
-    if not kept.any():
-        return []
-    units = np.unique(units[kept], return_inverse=True)[1]
-    trials = [trial for trial, keep in zip(trials, kept, strict=True) if keep]
-    is_fresh = np.zeros(units.max() + 1, bool)
+    kept = [position for position, (_, key, _) in enumerate(trials) if key in common]
+    trials = [trials[position] for position in kept]
+    numbers, units = np.unique(units[kept], return_inverse=True)
+    is_fresh = np.zeros(len(numbers), bool)
     is_fresh[units] = [new for _, _, new in trials]
-    rows = []
-    for metric in METRICS:
-        values = np.array([_outcome(one, metric) for one, _, _ in trials])
-        found = drift.compare(drift.outcome_table(units, [key for _, key, _ in trials], values), is_fresh)
-        if found is not None:
-            rows.append({"experiment": experiment, "metric": metric, **_plain(found)})
-    return rows
+    settings = [key for _, key, _ in trials]
+    outcomes = {metric: np.array([_outcome(one, metric) for one, _, _ in trials]) for metric in METRICS}
+    return {metric: drift.outcome_table(units, settings, values) for metric, values in outcomes.items()}, is_fresh
 
 
 def compare_benchmarks(recorded: Mapping[str, Any], fresh: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -222,11 +234,8 @@ def _read_trials(path: Path) -> list[TrialRecord]:
     own = ("study", "arm", "address", "replicate", "status", "reason")
 
     def of(row: Mapping[str, Any], kind: str) -> dict[str, Any]:
-        return {
-            name: value
-            for name, value in row.items()
-            if value is not None and classes[name] == kind and name not in own
-        }
+        found = ((name, value) for name, value in row.items() if value is not None and name not in own)
+        return {name.removeprefix("seed."): value for name, value in found if classes[name] == kind}
 
     return [
         TrialRecord(
