@@ -128,6 +128,7 @@ def _flips(folder: Path, result: Mapping[str, Any]) -> dict[str, Any]:
 def _trained(path: Path) -> Trained:
     """What stands in a trial table; the curves only of the trials that are shown."""
     import pyarrow as pa
+    import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
     try:
@@ -136,7 +137,10 @@ def _trained(path: Path) -> Trained:
         names = [name for name in schema.names if not name.startswith("curve.")]
         rows = pq.read_table(path, columns=names).to_pylist()
         shown = np.unique(np.linspace(0, len(rows) - 1, min(len(rows), MOST_TRIALS)).round().astype(int))
-        losses = pq.read_table(path, columns=[_CURVE]).column(0).take(pa.array(shown)).to_pylist()
+        curves = pq.read_table(path, columns=[_CURVE]).column(0)
+        losses = curves.take(pa.array(shown)).to_pylist()
+        lengths = pc.list_value_length(curves).to_pylist()
+        steps = [n for n, row in zip(lengths, rows, strict=True) if row["status"] == "complete" and n] or [0]
         hyperparameters = [
             name for name in names if classes[name] == "hyperparameter" and name not in ("study", "arm", "address")
         ]
@@ -145,7 +149,7 @@ def _trained(path: Path) -> Trained:
             trials=len(rows),
             arms=list(dict.fromkeys(row["arm"] for row in rows)),
             workloads=list(workloads),
-            steps=(min(row["steps"] for row in rows), max(row["steps"] for row in rows)),
+            steps=(min(steps), max(steps)),
             # A trial that arms share was trained once.
             seconds=sum({row["address"]: row["trial_seconds"] or 0.0 for row in rows}.values()),
             shown=[

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -57,7 +58,7 @@ class Trained(NamedTuple):
       trials: rows of its trial table; arms that share a trial have a row each.
       arms: their names, as they come.
       workloads: as `resnet on mnist5k`, as they come.
-      steps: smallest and largest number of training steps.
+      steps: smallest and largest number of training steps of a complete trial, warmup among them.
       seconds: of training, summed over trials.
       shown: at most `MOST_TRIALS`, evenly sampled.
     """
@@ -191,7 +192,7 @@ def thinned(loss: np.ndarray) -> list[float | None]:
     """
     count = min(len(loss), CURVE_POINTS)
     ends = np.linspace(0, len(loss), count + 1).round().astype(int)
-    windows = [loss[low:high].astype(np.float64) for low, high in zip(ends, ends[1:], strict=False)]
+    windows = [loss[low:high].astype(np.float64) for low, high in itertools.pairwise(ends)]
     means = [float(window.mean()) for window in windows]
     return [float(f"{mean:.4g}") if np.isfinite(mean) else None for mean in means]
 
@@ -203,7 +204,7 @@ def trial_chart(shown: Sequence[ShownTrial]) -> Chart | None:
       shown: the trials.
 
     Returns:
-      The chart, a point per trial in their order, infeasible ones in a row at the top; None where no trial has an error.
+      The chart, a point per trial in their order, infeasible ones in a row at the top; None where none has an error.
     """
     errors = [trial.error for trial in shown if _complete(trial)]
     if not errors:
