@@ -32,7 +32,8 @@ SVG = """<?xml version="1.0"?>
  <defs>
   <style type="text/css">*{stroke-linejoin: round}</style>
  </defs>
- <g id="figure_1"><defs><path id="m1" d="M 0 3 L 3.123456 0 z"/><clipPath id="p1"><rect width="9" height="9"/></clipPath></defs>
+ <g id="figure_1">
+  <defs><path id="m1" d="M 0 3 L 3.123456 0 z"/><clipPath id="p1"><rect width="9" height="9"/></clipPath></defs>
   <g clip-path="url(#p1)"><use xlink:href="#m1" x="10.987654" y="20"/></g></g>
 </svg>
 """
@@ -156,6 +157,12 @@ def test_figures_have_a_text_alternative_of_title_claims_and_verdicts(page):
     assert len(alternatives) == 6
     assert "Text of stride.b &lt;b&gt;. contradicted" in alternatives[0]
     assert "Changing the strides" in alternatives[0]
+
+
+def test_flip_maps_stand_with_their_result(page):
+    first, second = page.split('<details class="result"')[1:3]
+    assert first.count('<table class="map">') == 2 and first.count('class="cell-inconclusive"') == 2
+    assert '<table class="map">' not in second
 
 
 def test_the_page_says_what_was_trained_and_how_many_trials_are_shown(page):
@@ -401,7 +408,10 @@ def test_filters_filter(found):
 
 def test_hovering_shows_the_trial(found):
     assert found["hovered"].startswith("plain, replicate 1: final error 0.101")
-    assert "learning_rate 0.1" in found["hovered"] and "Training loss over 120 steps" in found["hovered"]
+    assert (
+        "learning_rate 0.1" in found["hovered"]
+        and "Training loss over 120 steps, in means of windows" in found["hovered"]
+    )
     assert 2 < found["curve"] <= CURVE_POINTS and found["marked"] == 1
 
 

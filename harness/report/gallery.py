@@ -21,6 +21,9 @@ MOST_TRIALS = 100
 CURVE_POINTS = 40
 """Points of a trial's curve; a longer one is averaged over windows, so that no spike is skipped."""
 
+LOG_SPAN = 4
+"""Largest over smallest value from which on an axis is logarithmic: two doublings."""
+
 COLOURS = 5
 """Arms with a colour of their own; further ones share grey."""
 
@@ -319,11 +322,11 @@ def _across(shown: Sequence[ShownTrial]) -> str:
 
 
 def _places(values: Sequence[Any]) -> tuple[np.ndarray, list[Tick]]:
-    """Positions of values in [0, 1], and ticks; numbers over a decade or more are on a log scale."""
+    """Positions of values in [0, 1], and ticks; numbers that span `LOG_SPAN` are on a log scale."""
     if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
         low, high = min(values), max(values)
         axis = padded(float(low), float(high))
-        if low > 0 and high >= 10 * low:
+        if low > 0 and high >= LOG_SPAN * low:
             axis = axis._replace(scale="log")
         return on(axis, values), ticks(axis, across)
     texts = [_text(value) for value in values]
