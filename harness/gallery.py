@@ -52,8 +52,7 @@ def gallery(out: Path) -> Path:
 
 def _result_folders(out: Path) -> Iterator[Path]:
     for path in sorted(out.glob("*/*/result.json")):
-        # Results that were moved aside have a longer name; those of `playbook train` are no experiment's.
-        if _RESULT_FOLDER.fullmatch(path.parent.name) and path.parent.parent.name != "flips":
+        if _RESULT_FOLDER.fullmatch(path.parent.name):  # results that were moved aside have a longer one
             yield path.parent
 
 
@@ -92,6 +91,7 @@ def _read_result(path: Path) -> dict[str, Any]:
             and all(claim["verdict"] in _VERDICTS and len(claim["interval"]) == 2 for claim in claims)
             and all(isinstance(claim[key], str) for claim in claims for key in ("id", "text", "rule"))
             and all(isinstance(claim[key], int | float) for claim in claims for key in ("effect", "level", "n"))
+            and all(limit is None or isinstance(limit, int | float) for claim in claims for limit in claim["interval"])
             and all("reason" in claim for claim in claims)
             and all(type(result["trials"][status]) is int for status in ("complete", "infeasible"))
             and isinstance(result["seconds"], int | float)

@@ -260,6 +260,7 @@ def damaged(out, change):
         (lambda result: result.pop("claims"), "result.json is damaged"),
         (lambda result: result["claims"][0].update(verdict="proved"), "result.json is damaged"),
         (lambda result: result["claims"][0].update(interval=[1]), "result.json is damaged"),
+        (lambda result: result["claims"][0].update(interval=["0", "1"]), "result.json is damaged"),
         (lambda result: result.update(provenance=None), "result.json is damaged"),
         (lambda result: result.update(scale="desktop"), "result.json is damaged"),
         (lambda result: result.update(experiment="stride-instabilty"), "did you mean 'stride-instability'"),
