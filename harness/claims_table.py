@@ -91,12 +91,18 @@ def _compact_table(catalogue: list[Experiment], results: Mapping[str, dict[str, 
     rows = [_counts(results), "", "| experiment | what it is about | source | time | claims |", "|---|---|---|---|---|"]
     for one in catalogue:
         claims = (results[one.name] or {"claims": []})["claims"]
-        told = ", ".join(f"{SIGNS[claim['verdict']]}\u00a0{claim['id'].partition('.')[2]}" for claim in claims)
+        told = ", ".join(_short(claim) for claim in claims)
+        minutes = _time(one.name).split()[0]
         rows.append(
             f"| [`{one.name}`](docs/claims.md#{one.name}) | {_escaped(one.title)} | {_escaped(one.source)} "
-            f"| {_time(one.name)} | {told or 'not recorded yet'} |"
+            f"| {minutes}\u00a0min | {told or 'not recorded yet'} |"
         )
     return "\n".join(rows)
+
+
+def _short(claim: Mapping[str, Any]) -> str:
+    text = f"{SIGNS[claim['verdict']]}\u00a0{claim['id'].partition('.')[2]}"
+    return f"**{text}**" if claim["verdict"] == "contradicted" else text  # which nobody should overlook
 
 
 def _full_tables(catalogue: list[Experiment], results: Mapping[str, dict[str, Any] | None]) -> str:

@@ -76,6 +76,12 @@ def test_a_verdict_that_changes_shows_in_both(checkout):
     assert counts not in generated(checkout)[checkout / "README.md"]
 
 
+def test_a_contradicted_claim_stands_out(checkout):
+    change(checkout, "stride-instability", verdict="contradicted")
+    row, _ = rows(checkout, "stride-instability")
+    assert "| **✗\u00a0unstable-at-high-lr**, ✓\u00a0harmless" in row
+
+
 def test_the_figures_come_first_and_in_their_order(checkout):
     lines = generated(checkout)[checkout / "README.md"].splitlines()
     sources = [line.split(" | ")[2] for line in lines if line.startswith("| [`")]

@@ -63,6 +63,11 @@ def test_the_readme_stays_short():
     assert len(text("README.md").splitlines()) < 300
 
 
+def test_what_is_cited_is_this_version():
+    version = re.search(r'^version = "(.+)"$', text("pyproject.toml"), re.M)[1]
+    assert re.search(r"^version: (.+)$", text("CITATION.cff"), re.M)[1] == version
+
+
 @pytest.mark.parametrize("page", NAMES)
 def test_lines_are_at_most_120_characters(page):
     lines = [line for line in text(page).splitlines() if not line.startswith(("|", "![", "- `"))]

@@ -360,7 +360,7 @@ def test_another_table_of_studies_is_found_before_anything_runs(tune):
     assert [path.name for path in tune.out.iterdir()] == [FILE]
 
 
-def test_the_example_of_the_readme(tmp_path):
+def test_the_example_of_the_documentation(tmp_path):
     (example,) = re.findall(r'```toml\n(name = "nesterov-against-adam".*?)```', OWN_STUDY.read_text("utf-8"), re.S)
     path = tmp_path / "study.toml"
     path.write_text(example)
