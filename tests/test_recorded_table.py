@@ -59,15 +59,9 @@ def exact(record):
     """Everything of a record as text, in which a NaN is a NaN's equal; whole numbers may come back as fractions."""
 
     def shown(value):
-        whole = isinstance(value, float) and value.is_integer()
-        return repr(value if isinstance(value, bool | str) or not whole else int(value))
+        return repr(float(value) if type(value) is int and abs(value) <= 2**53 else value)
 
-    columns = [(name, kind, shown(value)) for name, kind, value in record.columns()]
-    return columns, [math_sign(value) for _, _, value in record.columns()]
-
-
-def math_sign(value):
-    return np.signbit(value) if isinstance(value, float) and not np.isnan(value) else None
+    return [(name, kind, shown(value)) for name, kind, value in record.columns()]
 
 
 class TestPacked:
