@@ -118,7 +118,7 @@ def _read_trials(path: Path, expected: str) -> Recorded:
     if fingerprint(records) != expected:
         raise InputError(
             f"{path} does not hold the trials of result.json beside it: expected fingerprint {expected[:12]}; "
-            "run its command again"
+            "remove it and run its command again, which writes it anew"
         )
     return Recorded(expected, [without_curves(record) for record in records])
 

@@ -66,7 +66,7 @@ def read_parquet(path: Path) -> list[TrialRecord]:
         raise InputError(f"{path} is missing; run its command again") from None
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError):
         raise InputError(
-            f"{path} is damaged: expected the trial table of a result folder; run its command again"
+            f"{path} is damaged: expected the trial table of a result folder; remove it and run its command again"
         ) from None
 
 
