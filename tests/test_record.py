@@ -256,7 +256,9 @@ class TestTrials:
     def test_those_of_another_run(self, out, tmp_path):
         add(out, "stand-in/laptop-seed0")
         add(out, "stand-in/laptop-seed1", fingerprint="a" * 64)
-        message = "laptop-seed1/trials.parquet does not hold the trials of result.json.*aaa.*remove it and run its command again"
+        message = (
+            "seed1/trials.parquet does not hold the trials of result.json.*aaa.*remove it and run its command again"
+        )
         assert_refused(message, tmp_path, out, baseline=tmp_path / "kept")
 
     def test_one_result_of_one_trial_is_off_by_a_bit(self, out, tmp_path):
@@ -280,7 +282,8 @@ class TestTrials:
     def test_a_damaged_table(self, out, tmp_path, content):
         add(out, "stand-in/laptop-seed0")
         (out / "stand-in" / "laptop-seed0" / "trials.parquet").write_bytes(content)
-        assert_refused("trials.parquet is damaged.*remove it and run its command again", tmp_path, out, baseline=tmp_path / "kept")
+        message = "trials.parquet is damaged.*remove it and run its command again"
+        assert_refused(message, tmp_path, out, baseline=tmp_path / "kept")
 
     def test_damaged_recorded_ones(self, out, tmp_path):
         """What was recorded before is not thrown away."""
