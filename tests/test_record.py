@@ -256,9 +256,7 @@ class TestTrials:
     def test_those_of_another_run(self, out, tmp_path):
         add(out, "stand-in/laptop-seed0")
         add(out, "stand-in/laptop-seed1", fingerprint="a" * 64)
-        message = (
-            "seed1/trials.parquet does not hold the trials of result.json.*aaa.*remove it and run its command again"
-        )
+        message = "seed1/trials.parquet does not hold the trials.*aaa.*remove it and run its command again"
         assert_refused(message, tmp_path, out, baseline=tmp_path / "kept")
 
     def test_one_result_of_one_trial_is_off_by_a_bit(self, out, tmp_path):
