@@ -9,6 +9,7 @@ Of every benchmark, its ratio to the peer of the same run, never absolute time.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.resources
 import json
 import math
@@ -24,7 +25,11 @@ from harness.analysis.rank_tests import holm
 from harness.experiments.experiment import Experiment
 from harness.recorded import device_folder, recorded_trials
 from harness.records import InputError, TrialRecord
+from harness.report.trial_table import read_parquet
 from harness.reproduce import reproduce
+
+CHECK = "check.json"
+"""Of the folder of all results: what the last night found."""
 
 METRICS = ("final_error", "final_loss")
 """Results that are compared; the best ones along a trial follow them, and each more costs power."""
@@ -53,7 +58,7 @@ def check(
       scale: one of `harness.experiments.experiment.SCALES`.
       out: the folder of all results, where earlier nights lie too.
       baseline: the folder of all baselines; None for that of the package `baselines`.
-      seed: of the experiments; None for the first from 2 that OUT and the baselines hold of none of them.
+      seed: of the experiments; None for the one after those of the last night in OUT and of the baselines, from 2 on.
       benchmarks: written by `pytest --benchmark-json`; None for no comparison of benchmarks.
       alpha: chance of a false alarm of any metric in a night.
       nights: how many of the last seeds in OUT are pooled, this one included.
@@ -72,7 +77,7 @@ def check(
     fresh_rows = None if benchmarks is None else _benchmark_rows(benchmarks)
     place = baseline or Path(str(importlib.resources.files("baselines")))
     if seed is None:
-        seed = _fresh_seed(chosen, scale, out, place)
+        seed = _fresh_seed(chosen, out, scale, place)
     else:
         for experiment in chosen:
             if seed in _seeds(place.glob(f"*/{experiment.name}/*.json"), scale):
@@ -95,7 +100,7 @@ def check(
             continue
         folder = out / experiment.name
         pooled = [one for one in _seeds(folder.glob("*/trials.parquet"), scale) if one <= seed and one not in recorded]
-        fresh = {one: _read_trials(folder / f"{scale}-seed{one}" / "trials.parquet") for one in pooled[-nights:]}
+        fresh = {one: read_parquet(folder / f"{scale}-seed{one}" / "trials.parquet") for one in pooled[-nights:]}
         compared = compare_trials(experiment.name, recorded, fresh)
         metrics += compared
         if not compared:
@@ -116,7 +121,7 @@ def check(
         "benchmarks": rows,
     }
     try:
-        (out / "check.json").write_text(json.dumps(content, indent=1) + "\n", "utf-8")
+        (out / CHECK).write_text(json.dumps(content, indent=1) + "\n", "utf-8")
     except OSError as error:
         raise InputError(f"{out} cannot be written ({error.strerror}); make room and repeat the command") from None
     return content
@@ -219,37 +224,6 @@ def _plain(found: drift.Drift) -> dict[str, Any]:
     return row if math.isfinite(found.trial_sd) else {**row, "trial_sd": None}  # JSON has no NaN
 
 
-def _read_trials(path: Path) -> list[TrialRecord]:
-    """The rows of a result folder's table, without curves and timings."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        schema = pq.read_schema(path)
-        classes = json.loads(schema.metadata[b"column_classes"])
-        kept = [name for name in schema.names if not name.startswith("curve.") and classes[name] != "timing"]
-        rows = pq.read_table(path, columns=kept).to_pylist()
-    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError):
-        raise InputError(f"{path} is damaged: expected the trial table of a result; remove its folder") from None
-    own = ("study", "arm", "address", "replicate", "status", "reason")
-
-    def of(row: Mapping[str, Any], kind: str) -> dict[str, Any]:
-        found = ((name, value) for name, value in row.items() if value is not None and name not in own)
-        return {name.removeprefix("seed."): value for name, value in found if classes[name] == kind}
-
-    return [
-        TrialRecord(
-            **{name: row[name] for name in own},
-            hyperparameters=of(row, "hyperparameter"),
-            seeds=of(row, "seed"),
-            results=of(row, "result"),
-            curves={},
-            timings={},
-        )
-        for row in rows
-    ]
-
-
 def _seeds(paths: Iterable[Path], scale: str) -> list[int]:
     """Seeds, ascending, of results of a scale, whose name is that of the file or of its folder."""
     found = re.compile(rf"{re.escape(scale)}-seed(\d+)").fullmatch
@@ -257,11 +231,12 @@ def _seeds(paths: Iterable[Path], scale: str) -> list[int]:
     return sorted({int(name[1]) for text in names if (name := found(text))})
 
 
-def _fresh_seed(chosen: Sequence[Experiment], scale: str, out: Path, baseline: Path) -> int:
-    """One after all that are there: a night that was interrupted keeps its seed by naming it."""
+def _fresh_seed(chosen: Sequence[Experiment], out: Path, scale: str, baseline: Path) -> int:
+    """The one after the last night's and all recorded ones: an interrupted night, which left no file, goes on."""
     used = [1]
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        used.append(int(json.loads((out / CHECK).read_text("utf-8"))["seed"]))
     for experiment in chosen:
-        used += _seeds((out / experiment.name).glob("*/result.json"), scale)
         used += _seeds(baseline.glob(f"*/{experiment.name}/*.json"), scale)
     return max(used) + 1
 

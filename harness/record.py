@@ -1,7 +1,8 @@
 """Keeps results and benchmarks as baselines, which later runs are compared with.
 
 A baseline lies where its result lay: `OUT/<experiment>/<scale>-seed<N>/result.json` becomes
-`<device>/<experiment>/<scale>-seed<N>.json`, with the figure beside it, and `OUT/train/<workload>/...` likewise.
+`<device>/<experiment>/<scale>-seed<N>.json`, with the figure beside it, and `OUT/train/<workload>/...` likewise. The
+trials of all experiments lie in one file, `<device>/trials.parquet`.
 """
 
 from __future__ import annotations
@@ -17,8 +18,11 @@ from typing import Any
 
 from harness.recorded import ACCELERATOR, device_folder
 from harness.records import InputError
+from harness.report.recorded_table import FILE, Place, Recorded, packed, unpacked, without_curves
+from harness.report.trial_table import read_parquet
+from harness.studies.fingerprint import fingerprint
 
-_RESULT_FOLDER = re.compile(r"(.+)-seed\d+(-control)?")
+_RESULT_FOLDER = re.compile(r"(.+)-seed(\d+)(-control)?")
 
 
 def record(
@@ -47,14 +51,20 @@ def record(
         )
     baseline = baseline or Path(str(importlib.resources.files("baselines")))
     contents: dict[Path, bytes] = {}
-    for folder in _result_folders(out):
-        content, trained_on = _read_result(folder / "result.json")
-        stem = baseline / (device or device_folder(trained_on)) / folder.relative_to(out)
+    trials: dict[Path, dict[Place, Recorded]] = {}
+    for folder, (scale, seed, control) in _result_folders(out):
+        content, result_fingerprint, trained_on = _read_result(folder / "result.json")
+        of_device = baseline / (device or device_folder(trained_on))
+        stem = of_device / folder.relative_to(out)
         contents[stem.with_name(f"{stem.name}.json")] = content
         if folder.parent.parent == out:  # an experiment's
+            place = Place(folder.parent.name, scale, int(seed), control is not None)
+            trials.setdefault(of_device / FILE, {})[place] = _read_trials(folder / FILE, result_fingerprint)
             contents[stem.with_name(f"{stem.name}.png")] = _read(folder / "figure.png")
             if (folder / "flips.json").exists():
                 contents[stem.with_name(f"{stem.name}.flips.json")] = _read(folder / "flips.json")
+    for path, results in trials.items():
+        contents[path] = packed({**unpacked(path), **results})
     if benchmarks is not None:
         rows, timed_on = _read_benchmarks(benchmarks)
         path = baseline / (device or device_folder(timed_on)) / "benchmarks.json"
@@ -70,12 +80,13 @@ def record(
     return list(contents)
 
 
-def _result_folders(out: Path) -> Iterator[Path]:
+def _result_folders(out: Path) -> Iterator[tuple[Path, tuple[str, str, str | None]]]:
+    """Yields folders, with the parts of their names: scale, seed, and that of a control."""
     for pattern in ("*/*/result.json", "train/*/*/result.json"):
         for path in sorted(out.glob(pattern)):
             name = _RESULT_FOLDER.fullmatch(path.parent.name)  # results that were moved aside have a longer one
             if name and name[1] != "smoke":
-                yield path.parent
+                yield path.parent, name.groups()
 
 
 def _read(path: Path) -> bytes:
@@ -85,20 +96,31 @@ def _read(path: Path) -> bytes:
         raise InputError(f"{path} cannot be read ({error.strerror}); run its command again") from None
 
 
-def _read_result(path: Path) -> tuple[bytes, str]:
-    """The file as it is, and the device that it names."""
+def _read_result(path: Path) -> tuple[bytes, str, str]:
+    """The file as it is, and the fingerprint and the device that it names."""
     content = _read(path)
     try:
         result = json.loads(content)
-        fingerprint, device = result["fingerprint"], result["provenance"]["device"]
+        found, device = result["fingerprint"], result["provenance"]["device"]
     except (ValueError, KeyError, TypeError):
-        fingerprint = device = None
-    if not isinstance(fingerprint, str) or not isinstance(device, str):
+        found = device = None
+    if not isinstance(found, str) or not isinstance(device, str):
         raise InputError(
             f"{path} is damaged: expected JSON with fingerprint and provenance.device; run its command again, "
             "or remove its folder"
         )
-    return content, device
+    return content, found, device
+
+
+def _read_trials(path: Path, expected: str) -> Recorded:
+    """The trials of a result, which must have its fingerprint."""
+    records = read_parquet(path)
+    if fingerprint(records) != expected:
+        raise InputError(
+            f"{path} does not hold the trials of result.json beside it: expected fingerprint {expected[:12]}; "
+            "remove it and run its command again, which writes it anew"
+        )
+    return Recorded(expected, [without_curves(record) for record in records])
 
 
 def _read_benchmarks(path: Path) -> tuple[dict[str, Any], str]:

@@ -5,7 +5,11 @@ from __future__ import annotations
 import importlib.resources
 import json
 import re
+from pathlib import Path
 from typing import Any
+
+from harness.records import InputError, TrialRecord
+from harness.report.recorded_table import FILE, unpacked
 
 ACCELERATOR = re.compile("NVIDIA|Tesla|GeForce|Quadro|TPU|AMD Instinct|AMD Radeon")
 """What names of accelerators begin with."""
@@ -30,3 +34,42 @@ def recorded_flips(experiment: str, scale: str, device: str | None) -> dict[str,
     found = re.compile(rf"{scale}-seed(\d+)\.flips\.json").fullmatch
     seeds = [int(name[1]) for path in (folder.iterdir() if folder.is_dir() else ()) if (name := found(path.name))]
     return json.loads((folder / f"{scale}-seed{min(seeds)}.flips.json").read_text("utf-8")) if seeds else {}
+
+
+def recorded_trials(
+    experiment: str, scale: str, device: str | None, baseline: Path | None = None
+) -> dict[int, list[TrialRecord]]:
+    """The trials of recorded results by the seed of the experiment, ascending, controls left out.
+
+    They are as the run gave them, in the order of its plan, but for what is not kept: curves, and timings of trials
+    that shared the machine.
+
+    Args:
+      experiment: its name.
+      scale: of the results.
+      device: that the reader's trials ran on, None where there were none.
+      baseline: the folder of all baselines; None for that of the package `baselines`.
+
+    Returns:
+      Empty where nothing is recorded.
+
+    Raises:
+      InputError: the file is damaged, or its trials are not those of the results beside it.
+    """
+    folder = (baseline or Path(str(importlib.resources.files("baselines")))) / device_folder(device or "")
+    found = unpacked(folder / FILE, lambda place: place[:2] == (experiment, scale) and not place.control)
+    for place, recorded in found.items():
+        path = folder / experiment / f"{scale}-seed{place.seed}.json"
+        # A trial that several studies share stands in each.
+        different = len({record.address for record in recorded.records})
+        try:
+            result = json.loads(path.read_bytes())
+            belongs = result["fingerprint"] == recorded.fingerprint and different == sum(result["trials"].values())
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            belongs = False
+        if not belongs:
+            raise InputError(
+                f"recorded trials {folder / FILE} of {experiment} at seed {place.seed} are not those of {path}: "
+                "expected its fingerprint and number of trials; restore both files, or record the result again"
+            )
+    return {place.seed: list(recorded.records) for place, recorded in found.items()}

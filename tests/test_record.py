@@ -1,13 +1,21 @@
+import dataclasses
 import importlib.resources
 import json
 import os
+import shutil
 import subprocess
 import sys
 
+import pyarrow.parquet as pq
 import pytest
 
 from harness.record import record
+from harness.recorded import recorded_trials
 from harness.records import InputError
+from harness.report.trial_table import read_parquet, write_parquet
+from harness.studies.fingerprint import fingerprint
+from tests.made_up_records import falling
+from tests.made_up_records import record as made_up
 
 BENCHMARKS = """
 import pytest
@@ -28,16 +36,26 @@ def out(study_copy):
     return study_copy.out
 
 
-def add(out, folder, device="AMD EPYC", figure=b"figure", **fields):
-    """A result folder made of the finished smoke study's."""
-    result = json.loads((out / "stand-in" / "smoke-seed0" / "result.json").read_text())
+def add(out, folder, device="AMD EPYC", figure=b"figure", trials=None, **fields):
+    """A result folder made of the finished smoke study's, with its trials or others."""
+    smoke = out / "stand-in" / "smoke-seed0"
+    result = json.loads((smoke / "result.json").read_text())
+    (out / folder).mkdir(parents=True)
+    if trials is None:
+        shutil.copy(smoke / "trials.parquet", out / folder)
+    else:
+        write_parquet(trials, out / folder / "trials.parquet")
+        result.update(fingerprint=fingerprint(trials), trials={"complete": len(trials), "infeasible": 0})
     result.update(fields)
     result["provenance"]["device"] = device
-    (out / folder).mkdir(parents=True)
     (out / folder / "result.json").write_text(json.dumps(result, indent=1) + "\n")
     if figure:
         (out / folder / "figure.png").write_bytes(figure)
     return result
+
+
+def trials(error, count=3):
+    return [made_up("rates", number, falling(20), error=error, learning_rate=0.1) for number in range(count)]
 
 
 def files(folder):
@@ -72,6 +90,7 @@ class TestResults:
             "laptop/stand-in/laptop-seed1.json",
             "laptop/stand-in/laptop-seed1.png",
             "laptop/train/resnet/accelerator-seed0.json",
+            "laptop/trials.parquet",
         ]
         assert sorted(path.relative_to(kept).as_posix() for path in written) == files(kept)
         assert json.loads((kept / "laptop/stand-in/laptop-seed0.json").read_text()) == zero
@@ -79,18 +98,20 @@ class TestResults:
         assert (kept / "laptop/stand-in/laptop-seed1.png").read_bytes() == b"another"
 
     def test_a_second_time_replaces_and_keeps_the_rest(self, out, tmp_path):
-        add(out, "stand-in/laptop-seed0", fingerprint="a" * 64)
+        add(out, "stand-in/laptop-seed0", trials=trials(0.1))
         record(out, baseline=tmp_path / "kept")
-        for path in (out / "stand-in" / "laptop-seed0").iterdir():
-            path.unlink()
-        (out / "stand-in" / "laptop-seed0").rmdir()
-        add(out, "stand-in/laptop-seed1")
+        shutil.rmtree(out / "stand-in" / "laptop-seed0")
+        add(out, "stand-in/laptop-seed1", trials=trials(0.2))
         record(out, baseline=tmp_path / "kept")
-        add(out, "stand-in/laptop-seed0", fingerprint="b" * 64)
+        shutil.rmtree(out / "stand-in" / "laptop-seed1")
+        wanted = add(out, "stand-in/laptop-seed0", trials=trials(0.3, count=2))
         record(out, baseline=tmp_path / "kept")
         kept = tmp_path / "kept" / "laptop" / "stand-in"
-        assert json.loads((kept / "laptop-seed0.json").read_text())["fingerprint"] == "b" * 64
+        assert json.loads((kept / "laptop-seed0.json").read_text())["fingerprint"] == wanted["fingerprint"]
         assert (kept / "laptop-seed1.json").exists()
+        found = recorded_trials("stand-in", "laptop", None, tmp_path / "kept")
+        errors = {seed: [record.results["final_error"] for record in records] for seed, records in found.items()}
+        assert errors == {0: [0.3] * 2, 1: [0.2] * 3}
 
     @pytest.mark.parametrize(
         ("device", "folder"),
@@ -115,12 +136,20 @@ class TestResults:
         add(out, "stand-in/laptop-seed0")
         add(out, "stand-in/accelerator-seed0", "NVIDIA H200")
         record(out, baseline=tmp_path / "kept")
-        assert {name.split("/")[0] for name in files(tmp_path / "kept")} == {"laptop", "h200"}
+        assert files(tmp_path / "kept") == [
+            "h200/stand-in/accelerator-seed0.json",
+            "h200/stand-in/accelerator-seed0.png",
+            "h200/trials.parquet",
+            "laptop/stand-in/laptop-seed0.json",
+            "laptop/stand-in/laptop-seed0.png",
+            "laptop/trials.parquet",
+        ]
 
     def test_a_named_device(self, out, tmp_path):
         add(out, "stand-in/laptop-seed0", "NVIDIA H200")
         record(out, device="ci", baseline=tmp_path / "kept")
-        assert files(tmp_path / "kept") == ["ci/stand-in/laptop-seed0.json", "ci/stand-in/laptop-seed0.png"]
+        kept = ["ci/stand-in/laptop-seed0.json", "ci/stand-in/laptop-seed0.png", "ci/trials.parquet"]
+        assert files(tmp_path / "kept") == kept
 
     def test_the_default_is_the_package(self, out, tmp_path, monkeypatch):
         (tmp_path / "site" / "baselines").mkdir(parents=True)
@@ -187,6 +216,80 @@ class TestResults:
     def test_a_bad_name_of_a_device(self, out, tmp_path, device):
         add(out, "stand-in/laptop-seed0")
         assert_refused("--device .*such as h200", tmp_path, out, device=device, baseline=tmp_path / "kept")
+
+
+class TestTrials:
+    def test_what_a_reader_finds(self, out, tmp_path):
+        """The stand-in's trials as its own table has them, curves and timings aside."""
+        add(out, "stand-in/laptop-seed0")
+        add(out, "stand-in/laptop-seed3-control", trials=trials(0.1))
+        record(out, baseline=tmp_path / "kept")
+        table = pq.read_table(tmp_path / "kept" / "laptop" / "trials.parquet")
+        assert table.column_names[:4] == ["experiment", "scale", "seed", "control"]
+        keys = table.select(["experiment", "scale", "seed", "control"]).to_pylist()
+        places = [tuple(key.values()) for key in keys]
+        own = pq.read_table(out / "stand-in" / "laptop-seed0" / "trials.parquet")
+        assert own.num_rows == 12
+        assert places == [("stand-in", "laptop", 0, False)] * 12 + [("stand-in", "laptop", 3, True)] * 3
+        classes = json.loads(own.schema.metadata[b"column_classes"])
+        dropped = {name for name, kind in classes.items() if kind == "timing" or name.startswith("curve.")}
+        assert dropped >= {"curve.train_loss", "trial_seconds"}
+        assert not dropped & set(table.column_names)
+        for name in set(classes) - dropped:
+            # As text, since a NaN is no other's equal.
+            assert str(table[name].to_pylist()[:12]) == str(own[name].to_pylist()), name
+
+    def test_equal_results_give_equal_bytes(self, out, tmp_path):
+        """At once, one after another, and again."""
+        folders = ["stand-in/laptop-seed0", "stand-in/laptop-seed1", "another/laptop-seed0", "another/large-seed0"]
+        for number, folder in enumerate(folders):
+            add(out, folder, trials=trials(0.1 * number, count=number + 1))
+        record(out, baseline=tmp_path / "kept")
+        for folder in reversed(folders):
+            shutil.copytree(out / folder, tmp_path / "one" / folder)
+            record(tmp_path / "one", baseline=tmp_path / "another")
+            shutil.rmtree(tmp_path / "one")
+        record(out, baseline=tmp_path / "another")
+        one, other = ((tmp_path / name / "laptop" / "trials.parquet").read_bytes() for name in ("kept", "another"))
+        assert one == other
+
+    def test_those_of_another_run(self, out, tmp_path):
+        add(out, "stand-in/laptop-seed0")
+        add(out, "stand-in/laptop-seed1", fingerprint="a" * 64)
+        message = "seed1/trials.parquet does not hold the trials.*aaa.*remove it and run its command again"
+        assert_refused(message, tmp_path, out, baseline=tmp_path / "kept")
+
+    def test_one_result_of_one_trial_is_off_by_a_bit(self, out, tmp_path):
+        """A curve is looked at too, though it is not kept."""
+        add(out, "stand-in/laptop-seed0")
+        path = out / "stand-in" / "laptop-seed0" / "trials.parquet"
+        records = read_parquet(path)
+        loss = records[5].curves["train_loss"].copy()
+        loss.view("u4")[3] ^= 1
+        records[5] = dataclasses.replace(records[5], curves={**records[5].curves, "train_loss": loss})
+        write_parquet(records, path)
+        assert_refused("does not hold the trials", tmp_path, out, baseline=tmp_path / "kept")
+
+    def test_a_missing_table(self, out, tmp_path):
+        add(out, "stand-in/laptop-seed0")
+        (out / "stand-in" / "laptop-seed0" / "trials.parquet").unlink()
+        message = "trials.parquet is missing; run its command again"
+        assert_refused(message, tmp_path, out, baseline=tmp_path / "kept")
+
+    @pytest.mark.parametrize("content", [b"", b"PAR1", b"PAR1 no table PAR1"])
+    def test_a_damaged_table(self, out, tmp_path, content):
+        add(out, "stand-in/laptop-seed0")
+        (out / "stand-in" / "laptop-seed0" / "trials.parquet").write_bytes(content)
+        message = "trials.parquet is damaged.*remove it and run its command again"
+        assert_refused(message, tmp_path, out, baseline=tmp_path / "kept")
+
+    def test_damaged_recorded_ones(self, out, tmp_path):
+        """What was recorded before is not thrown away."""
+        add(out, "stand-in/laptop-seed0")
+        path = tmp_path / "kept" / "laptop" / "trials.parquet"
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"PAR1")
+        assert_refused(f"recorded trials {path} are damaged", tmp_path, out, baseline=tmp_path / "kept")
 
 
 @pytest.fixture(scope="module")

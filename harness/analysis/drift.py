@@ -113,13 +113,13 @@ def kinds(table: np.ndarray) -> np.ndarray:
 
 
 def unit_scores(table: np.ndarray) -> np.ndarray:
-    """Mean over a unit's columns of its rank in the column, centred and divided by the column's trials.
+    """Mean over a unit's columns of (rank - 1/2) / trials in the column, less 1/2.
 
     Args:
       table: float64 (..., units, columns), see `outcome_table`.
 
     Returns:
-      float64 (..., units) in (-1/2, 1/2), mean ranks for ties.
+      float64 (..., units) in (-1/2, 1/2), 0 for a typical unit; ties have their mean rank.
     """
     order = np.argsort(table, axis=-2, kind="stable")
     ordered = np.take_along_axis(table, order, axis=-2)
@@ -129,7 +129,7 @@ def unit_scores(table: np.ndarray) -> np.ndarray:
     first = np.maximum.accumulate(np.where(np.concatenate([edge, differs], -2), rows, 0), axis=-2)
     last = np.where(np.concatenate([differs, edge], -2), rows, len(rows))
     last = np.minimum.accumulate(last[..., ::-1, :], axis=-2)[..., ::-1, :]
-    ranks = np.empty_like(table)
+    ranks = np.empty_like(table)  # less one half
     np.put_along_axis(ranks, order, (first + last + 1) / 2, axis=-2)
     present = ~np.isnan(table)
     score = np.where(present, ranks / np.maximum(present.sum(axis=-2, keepdims=True), 1) - 0.5, 0.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
+from PIL import Image
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 """Okabe and Ito's colours, told apart by most colour-blind readers."""
@@ -17,6 +19,8 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = ("o", "s", "^", "D", "v", "P")
 PUBLISHED_ALPHA = 0.35
 """Published curves stand faint behind ours."""
+
+_DOTS_PER_INCH = 150
 
 _SETTINGS = {
     "font.size": 9,
@@ -70,6 +74,21 @@ def save(draw: Callable[[], Figure], folder: Path) -> None:
     """Draws in this look and writes `figure.png`, `figure.svg` and `figure.pdf`, equal bytes for equal figures."""
     with matplotlib.rc_context(_SETTINGS):
         figure = draw()
-        figure.savefig(folder / "figure.png", dpi=150)
+        png = io.BytesIO()
+        figure.savefig(png, format="png", dpi=_DOTS_PER_INCH)
+        (folder / "figure.png").write_bytes(few_colours(png.getvalue()))
         figure.savefig(folder / "figure.svg", metadata={"Date": None})
         figure.savefig(folder / "figure.pdf", metadata={"CreationDate": None, "ModDate": None})
+
+
+def few_colours(png: bytes) -> bytes:
+    """A PNG with 256 colours of its own: a third of the size, equal bytes for equal ones.
+
+    The palette covers the colours that there are, not the frequent ones, so that faint published points keep theirs: in
+    the recorded figures no pixel is off by more than 23 of 255, and white stays white. Dithering would only add noise.
+    """
+    with Image.open(io.BytesIO(png)) as image:
+        few = image.convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=1, dither=Image.Dither.NONE)
+    file = io.BytesIO()
+    few.save(file, "PNG", optimize=True, dpi=(_DOTS_PER_INCH, _DOTS_PER_INCH))
+    return file.getvalue()
