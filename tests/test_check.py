@@ -181,5 +181,30 @@ class TestNightly:
         oldest = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"].removeprefix(">=")
         assert f'python: ["{oldest}", "3.12", "3.13"]' in (ROOT / ".github/workflows/ci.yml").read_text()
 
-    def test_the_script_parses(self):
-        assert subprocess.run(["bash", "-n", ROOT / ".ci" / "nightly"], check=False).returncode == 0
+    @pytest.mark.parametrize(
+        ("pytest_status", "check_status", "report_status", "expected"),
+        [(0, 0, 0, 0), (0, 1, 0, 1), (0, 2, 2, 2), (3, 1, 0, 1), (3, 0, 0, 3), (0, 0, 4, 4)],
+    )
+    def test_the_exit_status_of_the_script(self, tmp_path, pytest_status, check_status, report_status, expected):
+        """Programs that note how they were called stand where the script finds its own."""
+        folder = tmp_path / "a night"
+        (folder / "venv" / "bin").mkdir(parents=True)
+        for name, lines in {
+            "python": "",
+            "pip": "",
+            "pytest": f"exit {pytest_status}",
+            "playbook": f'echo "$1 done"; [ "$1" = check ] && exit {check_status}; exit {report_status}',
+        }.items():
+            program = folder / "venv" / "bin" / name
+            program.write_text(f'#!/bin/sh\necho "{name} $*" >> "{tmp_path}/calls"\n{lines}\n')
+            program.chmod(0o755)
+        command = [ROOT / ".ci" / "nightly", folder, "accelerator", "stand-in"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == expected, done.stderr
+        assert (folder / "check.txt").read_text() == "check done\n" and "check done" in done.stdout
+        calls = (tmp_path / "calls").read_text().splitlines()
+        compared = "" if pytest_status else f" --benchmarks {folder}/benchmarks.json"
+        assert calls[-2:] == [
+            f"playbook check stand-in --scale accelerator --out {folder}/results{compared}",
+            f"playbook report --out {folder}/results",
+        ]

@@ -115,6 +115,14 @@ class TestPermutations:
     def test_too_few_units(self):
         assert drift.compare(np.ones((15, 1)), np.arange(15) >= 8) is None
 
+    def test_all_that_diverges(self):
+        """On one side, and on both, where there is nothing to compare."""
+        table = np.full((24, 2), np.inf)
+        assert drift.compare(table, np.arange(24) >= 12)[:3] == (1, 0, (0, 0))
+        table[:12] = np.random.default_rng(0).standard_normal((12, 2))
+        found = drift.compare(table, np.arange(24) >= 12)
+        assert found.p < 1e-4 and found.interval[0] > 0 and np.isfinite(found.interval[1])
+
     def test_what_never_varies(self):
         assert drift.compare(np.ones((20, 2)), np.arange(20) >= 10).p == 1
 
