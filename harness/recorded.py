@@ -1,7 +1,8 @@
-"""Reads the package `baselines`: results that were recorded, by the device that they come from."""
+"""Reads the package `baselines`: results that were recorded, by the device that they come from; and flip maps."""
 
 from __future__ import annotations
 
+import contextlib
 import importlib.resources
 import json
 import re
@@ -14,12 +15,27 @@ from harness.report.recorded_table import FILE, unpacked
 ACCELERATOR = re.compile("NVIDIA|Tesla|GeForce|Quadro|TPU|AMD Instinct|AMD Radeon")
 """What names of accelerators begin with."""
 
+FLIPS = "flips.json"
+"""Of a result folder: what `harness.flips` found."""
+
 
 def device_folder(device: str) -> str:
     """Folder of a device's baselines: `laptop` for a CPU, else the accelerator's name, `h200` for `NVIDIA H200`."""
     if not ACCELERATOR.match(device):
         return "laptop"
     return re.sub("[^a-z0-9]+", "-", device.removeprefix("NVIDIA ").lower()).strip("-")
+
+
+def own_flips(folder: Path) -> dict[str, Any]:
+    """The flip maps of a result folder, empty where it has none.
+
+    A file that cannot be read is no reason to fail: `playbook flips` writes it anew from its results.
+    """
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        own = json.loads((folder / FLIPS).read_bytes())
+        if all(cell["axis"] and cell["factor"] > 0 for cell in own["cells"]) and all(c["id"] for c in own["claims"]):
+            return own
+    return {}
 
 
 def recorded_flips(experiment: str, scale: str, device: str | None) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +12,7 @@ from typing import Any
 from harness.experiments.experiment import SCALES, Experiment
 from harness.experiments.verdict import judge
 from harness.provenance import provenance
-from harness.recorded import recorded_flips
+from harness.recorded import own_flips, recorded_flips
 from harness.records import InputError, TrialRecord, Verdict, did_you_mean
 from harness.standing import note_answer, question, standing
 from harness.studies.fingerprint import fingerprint
@@ -23,9 +22,6 @@ from harness.studies.rounds import Rounds, run_rounds
 from harness.studies.store import locked_folder, move_aside
 from harness.studies.study import PlannedTrial, Study
 from workloads.workload import ConfigurationError, DataError, Workload, configure
-
-FLIPS = "flips.json"
-"""Of a result folder: what `harness.flips` found."""
 
 _FILES = ("trials.parquet", "figure.png", "figure.svg", "figure.pdf", "index.html")
 
@@ -86,7 +82,7 @@ def reproduce(
         overrides=dict(overrides),
         executor=executor,
         studies=repr(studies),
-        flips=_own_flips(folder),
+        flips=own_flips(folder),
     )
     if not fresh and (stands := standing(folder, asked, data, _FILES)) is not None:
         trials = stands["trials"]
@@ -225,17 +221,4 @@ def _write(
 
 def _flips(folder: Path, result: Mapping[str, Any]) -> dict[str, Any]:
     """The flip maps of a result folder, else those recorded of its experiment; empty where there are none."""
-    found = _own_flips(folder)
-    return found or recorded_flips(result["experiment"], result["scale"], result["provenance"]["device"])
-
-
-def _own_flips(folder: Path) -> dict[str, Any]:
-    """The flip maps of a result folder.
-
-    A file that cannot be read is no reason to fail: `playbook flips` writes it anew from its results.
-    """
-    with contextlib.suppress(OSError, ValueError):
-        own = json.loads((folder / FLIPS).read_text("utf-8"))
-        if isinstance(own, dict) and {"claims", "cells"} <= own.keys():
-            return own
-    return {}
+    return own_flips(folder) or recorded_flips(result["experiment"], result["scale"], result["provenance"]["device"])
