@@ -20,6 +20,7 @@ from harness.studies.fingerprint import fingerprint
 from harness.studies.identity import data_hashes
 from harness.studies.policy import check_executor
 from harness.studies.rounds import Rounds, run_rounds
+from harness.studies.shared_trials import neighbours
 from harness.studies.store import locked_folder, move_aside
 from harness.studies.study import PlannedTrial, Study
 from workloads.workload import ConfigurationError, DataError, Workload, configure
@@ -97,7 +98,9 @@ def reproduce(
     with locked_folder(folder):
         if fresh and (aside := move_aside(folder)) is not None:
             on_notice(f"older results moved to {aside}")
-        done = run_rounds(first, rounds, folder, jobs, executor, on_progress, ray_address)
+        # Who asks for a fresh run does not trust what is there.
+        beside = () if fresh else neighbours(folder)
+        done = run_rounds(first, rounds, folder, jobs, executor, on_progress, ray_address, beside)
         records = done.records
         verdicts = judge(experiment.judge(records, scale, control)) if scale != "smoke" else []
         result = _result(experiment, scale, seed, control, records, verdicts)
@@ -106,6 +109,7 @@ def reproduce(
             **provenance(command, done.run["device"], done.identity),
             "packing": done.run["packing"],
             "compilations": done.run["compilations"],
+            "shared": done.run["shared"],
         }
         plain = not control and not overrides and experiment.flips
         flips = _flips(folder, result) if plain else {}
