@@ -69,13 +69,7 @@ def reproduce(
     Raises:
       InputError: bad input, see the message.
     """
-    if scale not in SCALES:
-        raise InputError(f"unknown scale {scale!r}{did_you_mean(scale, SCALES)}; known: {', '.join(SCALES)}")
-    check_executor(executor, ray_address)
-    if jobs < 1:
-        raise InputError(f"--jobs {jobs}: expected at least 1")
-    if seed < 0:
-        raise InputError(f"--seed {seed}: expected at least 0")
+    check_asked(scale, seed, jobs, executor, ray_address)
     folder = out / experiment.name / f"{scale}-seed{seed}{'-control' if control else ''}"
     studies = _studies(lambda: experiment.studies(scale, control, overrides))
     data = data_hashes(_trained(studies))
@@ -121,6 +115,21 @@ def reproduce(
                 f"{folder} cannot be written ({error.strerror}); make room and repeat the command"
             ) from None
     return {**result, "folder": str(folder)}
+
+
+def check_asked(scale: str, seed: int, jobs: int, executor: str | None, ray_address: str | None) -> None:
+    """Refuses what no experiment could be run with; the arguments are those of `reproduce`.
+
+    Raises:
+      InputError: see the message.
+    """
+    if scale not in SCALES:
+        raise InputError(f"unknown scale {scale!r}{did_you_mean(scale, SCALES)}; known: {', '.join(SCALES)}")
+    check_executor(executor, ray_address)
+    if jobs < 1:
+        raise InputError(f"--jobs {jobs}: expected at least 1")
+    if seed < 0:
+        raise InputError(f"--seed {seed}: expected at least 0")
 
 
 def exit_status(result: Mapping[str, Any]) -> int:
