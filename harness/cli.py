@@ -11,7 +11,7 @@ import sys
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -102,9 +102,10 @@ def reproduce(
 ) -> None:
     """Run experiments and judge their claims; several end with a table of all verdicts.
 
-    Exit status: 0 every claim reproduced, 1 some contradicted, 3 some inconclusive, 2 bad input. Of several experiments
-    those that cannot be run are named in the end, and the others run all the same; then it is 2, or 70 where the
-    program failed.
+    Exit status: 0 every claim reproduced, 1 some contradicted, 3 some
+    inconclusive, 2 bad input. Of several experiments those that cannot be run
+    are named in the end, and the others run all the same; then it is 2, or 70
+    where the program failed.
     """
     from harness import reproduce as driver
     from harness.experiments.experiment import experiment, experiments
@@ -125,7 +126,6 @@ def reproduce(
     }
     if len(wanted) > 1:
         _reproduce_several(wanted, asked, as_json)
-        return
     with TrialProgress(wanted[0].name) as progress:
         result = driver.reproduce(wanted[0], **asked, on_progress=progress.update, on_notice=progress.notice)
     if as_json:
@@ -578,7 +578,7 @@ def search(
         print(json.dumps(axes.values_set(point)))
 
 
-def _reproduce_several(wanted: list[Any], asked: dict[str, Any], as_json: bool) -> None:
+def _reproduce_several(wanted: list[Any], asked: dict[str, Any], as_json: bool) -> NoReturn:
     from harness.catalogue import exit_status_of_all, reproduce_several
     from harness.progress import CatalogueProgress
     from harness.recorded import expected_seconds
@@ -693,6 +693,8 @@ def _print_result(result: dict) -> None:
         print(f"{result['experiment']}: scale {result['scale']} judges nothing")
     counts = result["trials"]
     print(f"{counts['complete']} complete and {counts['infeasible']} infeasible trials")
+    for folder, count in result["provenance"].get("shared", {}).items():
+        print(f"{count} of them were trained for {folder}")
     print(f"fingerprint: {result['fingerprint']}")
     print(f"page: {Path(result['folder']) / 'index.html'}")
 

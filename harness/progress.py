@@ -103,7 +103,8 @@ class CatalogueProgress:
 
     def update(self, done: int, infeasible: int, total: int) -> None:
         """Shows trials done, infeasible ones among them, and trials in all, of the experiment that was begun."""
-        told = f"{done}/{total} trials, {infeasible} infeasible"
+        # With the longest name a row has 80 columns.
+        told = f"{done}/{total}" + (f", {infeasible} infeasible" if infeasible else " trials")
         *before, this = (self._expected[name] for name in self._begun)
         share = this * done / total if total else this
         if self._first:  # what was finished before says nothing of how fast the rest goes

@@ -1,4 +1,5 @@
 import io
+import re
 
 import pytest
 import rich.console
@@ -36,11 +37,11 @@ def test_one_display_for_all(progress):
         progress.update(2, 0, 8)
         whole, trials = rows(progress)
         assert whole.fields["told"] == "experiment 2 of 3"
-        assert (trials.description, trials.fields["told"]) == ("second", "2/8 trials, 0 infeasible")
+        assert (trials.description, trials.fields["told"]) == ("second", "2/8 trials")
         assert (whole.completed, whole.total) == (30 + 60 / 4, 100)
     screen = progress.screen.getvalue()
     assert "first: 1 reproduced, 0:01:00 [done]" in screen
-    assert "4/4 trials, 1 infeasible" in screen
+    assert "4/4, 1 infeasible" in screen
     assert "experiment 2 of 3" in screen
 
 
@@ -77,6 +78,19 @@ def test_an_experiment_that_cannot_be_run_shows_no_bar_of_another(progress):
         progress.begin("second")
         _, trials = rows(progress)
         assert (trials.description, trials.completed, trials.total, trials.fields["told"]) == ("second", 0, 1, "")
+
+
+def test_the_longest_name_fits_a_terminal(monkeypatch):
+    """Of 80 columns, with the times behind the counts."""
+    screen = io.StringIO()
+    real = rich.console.Console
+    terminal = lambda **named: real(file=screen, force_terminal=True, color_system=None, width=80)  # noqa: E731
+    monkeypatch.setattr(rich.console, "Console", terminal)
+    name = "instability-during-warmup"
+    with CatalogueProgress({name: 1.0}) as progress:
+        progress.begin(name)
+        progress.update(1280, 14, 2560)
+    assert re.search(rf"{name} \S+ +1280/2560, 14 infeasible 0:00:00 -:--:--", screen.getvalue())
 
 
 def test_nothing_is_shown_before_the_first_update(progress):
