@@ -9,10 +9,12 @@ from contextlib import closing
 
 import pytest
 
+from harness.records import InputError
 from harness.reproduce import reproduce
 from harness.studies import shared_trials
 from harness.studies.identity import source_hash
 from harness.studies.local_fleet import LocalFleet
+from harness.studies.pack_checkpoints import pack_folder
 from harness.studies.shared_trials import Wanted, neighbours, packings_here, take
 from harness.studies.store import DATABASE, Store, locked_folder
 from tests.stand_in import EXPERIMENT, TRIALS_OF_STUDY, stand_in_study
@@ -29,14 +31,14 @@ def beside(stand_in_finished, tmp_path):
     return tmp_path / "stand-in" / "smoke-seed0"
 
 
-def run_twin(beside, experiment=TWIN, fresh=False, control=False, progress=None):
+def run_twin(beside, experiment=TWIN, fresh=False, control=False, progress=None, executor=None):
     return reproduce(
         experiment,
         scale="smoke",
         out=beside.parents[1],
         seed=0,
         jobs=1,
-        executor=None,
+        executor=executor,
         control=control,
         overrides={},
         fresh=fresh,
@@ -80,6 +82,25 @@ def test_what_is_left_is_trained_with_the_same_bits(beside, stand_in_finished):
     assert shared(result) == {"stand-in/smoke-seed0": TRIALS_OF_STUDY - len(some)}
     assert result["fingerprint"] == stand_in_finished.result["fingerprint"]
     assert result["provenance"]["packing"] == stand_in_finished.result["provenance"]["packing"]
+
+
+def test_checkpoints_of_what_is_taken_are_removed(beside):
+    """A killed run may have left them."""
+    folder = beside.parents[1] / "twin" / "smoke-seed0"
+    left = pack_folder(folder, (min(ADDRESSES),))
+    left.mkdir(parents=True)
+    run_twin(beside)
+    assert not left.parent.exists()
+
+
+def test_lanes_are_refused_after_trials_of_processes_were_taken(beside):
+    """Though no trial of theirs was compiled here."""
+    run_twin(beside)
+    folder = beside.parents[1] / "twin" / "smoke-seed0"
+    some = f"address = '{min(ADDRESSES)}'"
+    change(folder, f"DELETE FROM curves WHERE {some}", f"DELETE FROM trials WHERE {some}")
+    with pytest.raises(InputError, match="results here come from the executor 'processes', not 'lanes'"):
+        run_twin(beside, executor="lanes")
 
 
 def test_a_control_takes_from_its_experiment(beside, stand_in_finished):

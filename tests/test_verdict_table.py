@@ -71,7 +71,7 @@ def test_totals():
         "",
         "3 of 4 experiments in 1:02:03, 24 trials, 5 of them shared",
         "3 claims: 1 reproduced, 1 contradicted, 1 inconclusive",
-        "false verdicts to expect: in at most 0.1 of 2 experiments",
+        "false verdicts to expect: in at most 0.1 of 2 experiments, nominally",
         "pages: results/<experiment>/laptop-seed0/index.html",
         "not run: search-algorithms: it needs Optuna; install it with: pip install 'x[bo]'",
     ]

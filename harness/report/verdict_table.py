@@ -76,7 +76,7 @@ def totals(outcomes: Sequence[Mapping[str, Any]]) -> list[str]:
     if judged:
         lines.append(f"{counts.total()} claims: " + ", ".join(f"{counts[verdict]} {verdict}" for verdict in _COLOURS))
         lines.append(
-            f"false verdicts to expect: in at most {format_number(ALPHA * len(judged))} of {len(judged)} experiments"
+            f"false verdicts to expect: in at most {format_number(ALPHA * len(judged))} of {len(judged)} experiments, nominally"
         )
     if results:
         folder = Path(results[0]["folder"])

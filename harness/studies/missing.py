@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.records import InputError
 from harness.studies.identity import source_hash
+from harness.studies.pack_checkpoints import forget, pack_folder
 from harness.studies.packing import Packing
 from harness.studies.processes import run_trials
 from harness.studies.shared_trials import Wanted, packings_here, take
@@ -95,6 +96,8 @@ def run_missing(
         for name, addresses in taken.items():
             shared[name] = shared.get(name, 0) + len(addresses)
             finished.update(addresses)
+            for address in addresses:  # it may have been begun here before a kill
+                forget(pack_folder(store.folder.absolute(), (address,)))
             groups = {trials[address].compile_group() for address in addresses}
             packings.update((group, ways[group]) for group in groups)
         infeasible.update(store.infeasible() & trials.keys())
