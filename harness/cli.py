@@ -563,6 +563,14 @@ def record(
 
 
 @app.command()
+def report(out: _Out = Path("results")) -> None:
+    """Write one page of every experiment's results: figures, verdicts, flip maps, trials."""
+    from harness.gallery import gallery
+
+    print(f"page: {gallery(out)}")
+
+
+@app.command()
 def search(
     space: Annotated[Path, typer.Argument(metavar="SPACE.toml", show_default=False, help="The search space.")],
     trials: Annotated[int, typer.Option(help="How many points.")],

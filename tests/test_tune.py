@@ -16,7 +16,7 @@ from harness.cli import main
 from harness.report.study_log import FILE
 from harness.search.study_spec import study_from_toml
 
-README = Path(__file__).parents[1] / "README.md"
+OWN_STUDY = Path(__file__).parents[1] / "docs" / "own-study.md"
 
 OPTIMIZERS = """
 [set]
@@ -360,8 +360,8 @@ def test_another_table_of_studies_is_found_before_anything_runs(tune):
     assert [path.name for path in tune.out.iterdir()] == [FILE]
 
 
-def test_the_example_of_the_readme(tmp_path):
-    (example,) = re.findall(r'```toml\n(name = "nesterov-against-adam".*?)```', README.read_text("utf-8"), re.S)
+def test_the_example_of_the_documentation(tmp_path):
+    (example,) = re.findall(r'```toml\n(name = "nesterov-against-adam".*?)```', OWN_STUDY.read_text("utf-8"), re.S)
     path = tmp_path / "study.toml"
     path.write_text(example)
     spec = study_from_toml(path)

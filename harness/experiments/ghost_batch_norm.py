@@ -317,7 +317,7 @@ def _draw(records: Sequence[TrialRecord], verdicts: Sequence[Verdict], scale: st
 EXPERIMENT = Experiment(
     name="ghost-batch-norm",
     title="Virtual batches of one size make batch norm independent of the device batch",
-    source="batch normalization implementation details (L785-793)",
+    source="batch normalization implementation details",
     figure="Validation error against the examples per device, with the virtual batch fixed and with one that follows "
     "the device batch; paired differences in error that are judged, with the range that does not matter; validation "
     "loss by running averages merged over devices against that of one device; the difference in training loss between "

@@ -1,6 +1,6 @@
 """Figure 6: after too short a warmup a post-LN Transformer trains well, then diverges; a longer one is stable.
 
-    playbook reproduce instability-during-warmup              about 2 minutes on 2 CPU cores
+    playbook reproduce instability-during-warmup              about 3 minutes on 2 CPU cores
     playbook reproduce instability-during-warmup --control    about 2 minutes
 
 The playbook shows training losses under warmups of 1 to 40,000 steps to the same peak rate: all but the longest fall,

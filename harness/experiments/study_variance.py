@@ -1,6 +1,6 @@
 """Figure 3: the best of more trials varies less, and what a whole study finds varies more than one trial does.
 
-    playbook reproduce study-variance              about 2 minutes on 2 CPU cores
+    playbook reproduce study-variance              about 3 minutes on 2 CPU cores
     playbook reproduce study-variance --control    about 2 minutes
 
 The playbook says: rerun a whole study and its winner differs, study variance, often by more than a trial that is run

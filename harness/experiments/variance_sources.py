@@ -1,6 +1,6 @@
 """Where results vary from: a significance test does not see training's own variance, and its sources can be measured.
 
-    playbook reproduce variance-sources              about a minute on 2 CPU cores
+    playbook reproduce variance-sources              about 1 minute on 2 CPU cores
     playbook reproduce variance-sources --control    under half a minute
 
 The playbook says: a test on the validation examples alone, such as McNemar's, speaks of two trained networks and not of

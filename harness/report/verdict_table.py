@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.experiments.verdict import ALPHA
+from harness.report.gallery import duration
 from harness.report.page import format_number
 
 _COLOURS = {"reproduced": "green", "contradicted": "red", "inconclusive": "yellow"}
@@ -76,7 +76,8 @@ def totals(outcomes: Sequence[Mapping[str, Any]]) -> list[str]:
     if judged:
         lines.append(f"{counts.total()} claims: " + ", ".join(f"{counts[verdict]} {verdict}" for verdict in _COLOURS))
         lines.append(
-            f"false verdicts to expect: in at most {format_number(ALPHA * len(judged))} of {len(judged)} experiments, nominally"
+            f"false verdicts to expect: in at most {format_number(ALPHA * len(judged))} of {len(judged)} experiments, "
+            "nominally"
         )
     if results:
         folder = Path(results[0]["folder"])
@@ -92,8 +93,3 @@ def in_short(outcome: Mapping[str, Any]) -> str:
     counts = Counter(claim["verdict"] for claim in outcome["claims"])
     told = ", ".join(f"{counts[verdict]} {verdict}" for verdict in _COLOURS if counts[verdict]) or "not judged"
     return f"{outcome['experiment']}: {told}, {duration(outcome['seconds'])}"
-
-
-def duration(seconds: float) -> str:
-    """Seconds as hours, minutes and seconds."""
-    return str(timedelta(seconds=round(seconds)))
