@@ -185,10 +185,11 @@ def overwrite(path):
         lambda path: (path.unlink(), path.mkdir()),
         lambda path: (path.unlink(), sqlite3.connect(path).execute("CREATE TABLE other (x)")),
         lambda path: path.with_name(f"{DATABASE}-wal").write_bytes(b""),
+        lambda path: path.with_name(f"{DATABASE}-journal").write_bytes(b"half"),
         cut,
         overwrite,
     ],
-    ids=["empty", "garbage", "a folder", "other tables", "a log without an index", "cut", "overwritten"],
+    ids=["empty", "garbage", "a folder", "other tables", "a log without an index", "a journal", "cut", "overwritten"],
 )
 def test_a_harmed_store_is_passed_over(beside, taken, harm):
     harm(beside / DATABASE)

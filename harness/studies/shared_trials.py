@@ -134,6 +134,10 @@ def _rows(path: Path, left: Mapping[str, Trial], ways: Mapping[str, Packing], wa
         at_work = log.exists()
         if at_work and not index.exists():
             raise Unusable(f"{log} has no index")
+        # Of a killed driver on a file system without shared memory; it undoes what is half written.
+        journal = path.with_name(f"{DATABASE}-journal")
+        if journal.exists() and journal.stat().st_size > 0:
+            raise Unusable(f"{journal} is to be rolled back")
         before = _state(path)
         mode = "mode=ro" if at_work else "immutable=1"
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?{mode}", uri=True, timeout=0)) as database:
