@@ -9,8 +9,9 @@ import shlex
 import signal
 import sys
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -99,38 +100,39 @@ def reproduce(
     fresh: _Fresh = False,
     as_json: Json = False,
 ) -> None:
-    """Run experiments and judge their claims."""
+    """Run experiments and judge their claims; several end with a table of all verdicts.
+
+    Exit status: 0 every claim reproduced, 1 some contradicted, 3 some
+    inconclusive, 2 bad input. Of several experiments those that cannot be run
+    are named in the end, and the others run all the same; then it is 2, or 70
+    where the program failed.
+    """
     from harness import reproduce as driver
     from harness.experiments.experiment import experiment, experiments
     from harness.progress import TrialProgress
 
-    overrides = dict(_split_setting(setting) for setting in settings or [])
     wanted = [experiment(name) for name in (experiments() if "all" in names else dict.fromkeys(names))]
-    results = []
-    for one in wanted:
-        with TrialProgress(one.name) as progress:
-            result = driver.reproduce(
-                one,
-                scale=scale,
-                out=out,
-                seed=seed,
-                jobs=_most_workers(jobs, ray_address),
-                executor=executor,
-                ray_address=ray_address,
-                control=control,
-                overrides=overrides,
-                fresh=fresh,
-                command=shlex.join(["playbook", *sys.argv[1:]]),
-                on_progress=progress.update,
-                on_notice=progress.notice,
-            )
-        results.append(result)
-        if not as_json:
-            _print_result(result)
+    asked = {
+        "scale": scale,
+        "out": out,
+        "seed": seed,
+        "jobs": _most_workers(jobs, ray_address),
+        "executor": executor,
+        "ray_address": ray_address,
+        "control": control,
+        "overrides": dict(_split_setting(setting) for setting in settings or []),
+        "fresh": fresh,
+        "command": shlex.join(["playbook", *sys.argv[1:]]),
+    }
+    if len(wanted) > 1:
+        _reproduce_several(wanted, asked, as_json)
+    with TrialProgress(wanted[0].name) as progress:
+        result = driver.reproduce(wanted[0], **asked, on_progress=progress.update, on_notice=progress.notice)
     if as_json:
-        print(json.dumps(results[0] if len(results) == 1 else results, indent=1))
-    statuses = {driver.exit_status(result) for result in results}
-    raise typer.Exit(next(status for status in (1, 3, 0) if status in statuses))
+        print(json.dumps(result, indent=1))
+    else:
+        _print_result(result)
+    raise typer.Exit(driver.exit_status(result))
 
 
 @app.command()
@@ -635,6 +637,29 @@ def search(
         print(json.dumps(axes.values_set(point)))
 
 
+def _reproduce_several(wanted: list[Any], asked: dict[str, Any], as_json: bool) -> NoReturn:
+    from harness.catalogue import exit_status_of_all, reproduce_several
+    from harness.progress import CatalogueProgress
+    from harness.recorded import expected_seconds
+    from harness.report.verdict_table import in_short, print_summary
+
+    with CatalogueProgress(expected_seconds([one.name for one in wanted], asked["scale"])) as progress:
+
+        def tell(outcome: Mapping[str, Any]) -> None:
+            progress.notice(in_short(outcome))
+            if "traceback" in outcome:
+                progress.notice(outcome["traceback"])
+
+        outcomes = reproduce_several(
+            wanted, progress.begin, tell, **asked, on_progress=progress.update, on_notice=progress.notice
+        )
+    if as_json:
+        print(json.dumps(outcomes, indent=1))
+    else:
+        print_summary(outcomes)
+    raise typer.Exit(exit_status_of_all(outcomes))
+
+
 def _follow(
     procedure: Any,
     workload: str,
@@ -727,6 +752,8 @@ def _print_result(result: dict) -> None:
         print(f"{result['experiment']}: scale {result['scale']} judges nothing")
     counts = result["trials"]
     print(f"{counts['complete']} complete and {counts['infeasible']} infeasible trials")
+    for folder, count in result["provenance"].get("shared", {}).items():
+        print(f"{count} of them were trained for {folder}")
     print(f"fingerprint: {result['fingerprint']}")
     print(f"page: {Path(result['folder']) / 'index.html'}")
 

@@ -13,8 +13,9 @@ from typing import Any
 
 from harness.experiments.experiment import Experiment
 from harness.experiments.variation import Variation, grid, varied
+from harness.recorded import FLIPS
 from harness.records import InputError
-from harness.reproduce import FLIPS, reproduce
+from harness.reproduce import reproduce
 
 
 def flips(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -13,7 +12,7 @@ from urllib.parse import quote
 import numpy as np
 
 from harness.experiments.experiment import SCALES, Experiment, experiments
-from harness.recorded import recorded_flips
+from harness.recorded import own_flips, recorded_flips
 from harness.records import InputError, did_you_mean
 from harness.report.gallery import MOST_TRIALS, GalleryResult, ShownTrial, Trained, gallery_page
 
@@ -116,10 +115,8 @@ def _damaged(path: Path, expected: str) -> str:
 
 def _flips(folder: Path, result: Mapping[str, Any]) -> dict[str, Any]:
     """The folder's own flip maps, else the recorded ones, as on its own page; those are of no control and no --set."""
-    with contextlib.suppress(OSError, ValueError):
-        own = json.loads((folder / "flips.json").read_text("utf-8"))
-        if isinstance(own, dict) and {"claims", "cells"} <= own.keys():
-            return own
+    if own := own_flips(folder):
+        return own
     if result["control"] or "--set" in result["provenance"]["command"]:
         return {}
     return recorded_flips(result["experiment"], result["scale"], result["provenance"]["device"])

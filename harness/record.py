@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from harness.recorded import ACCELERATOR, device_folder
+from harness.recorded import ACCELERATOR, FLIPS, device_folder
 from harness.records import InputError
 from harness.report.recorded_table import FILE, Place, Recorded, packed, unpacked, without_curves
 from harness.report.trial_table import read_parquet
@@ -61,8 +61,8 @@ def record(
             place = Place(folder.parent.name, scale, int(seed), control is not None)
             trials.setdefault(of_device / FILE, {})[place] = _read_trials(folder / FILE, result_fingerprint)
             contents[stem.with_name(f"{stem.name}.png")] = _read(folder / "figure.png")
-            if (folder / "flips.json").exists():
-                contents[stem.with_name(f"{stem.name}.flips.json")] = _read(folder / "flips.json")
+            if (folder / FLIPS).exists():
+                contents[stem.with_name(f"{stem.name}.flips.json")] = _read(folder / FLIPS)
     for path, results in trials.items():
         contents[path] = packed({**unpacked(path), **results})
     if benchmarks is not None:

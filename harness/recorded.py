@@ -1,10 +1,12 @@
-"""Reads the package `baselines`: results that were recorded, by the device that they come from."""
+"""Reads the package `baselines`: results that were recorded, by the device that they come from; and flip maps."""
 
 from __future__ import annotations
 
+import contextlib
 import importlib.resources
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +16,27 @@ from harness.report.recorded_table import FILE, unpacked
 ACCELERATOR = re.compile("NVIDIA|Tesla|GeForce|Quadro|TPU|AMD Instinct|AMD Radeon")
 """What names of accelerators begin with."""
 
+FLIPS = "flips.json"
+"""Of a result folder: what `harness.flips` found."""
+
 
 def device_folder(device: str) -> str:
     """Folder of a device's baselines: `laptop` for a CPU, else the accelerator's name, `h200` for `NVIDIA H200`."""
     if not ACCELERATOR.match(device):
         return "laptop"
     return re.sub("[^a-z0-9]+", "-", device.removeprefix("NVIDIA ").lower()).strip("-")
+
+
+def own_flips(folder: Path) -> dict[str, Any]:
+    """The flip maps of a result folder, empty where it has none.
+
+    A file that cannot be read is no reason to fail: `playbook flips` writes it anew from its results.
+    """
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        own = json.loads((folder / FLIPS).read_bytes())
+        if all(cell["axis"] and cell["factor"] > 0 for cell in own["cells"]) and all(c["id"] for c in own["claims"]):
+            return own
+    return {}
 
 
 def recorded_flips(experiment: str, scale: str, device: str | None) -> dict[str, Any]:
@@ -30,10 +47,27 @@ def recorded_flips(experiment: str, scale: str, device: str | None) -> dict[str,
       scale: of the result.
       device: that the reader's trials ran on, None where there were none; maps of another kind are not shown.
     """
-    folder = importlib.resources.files("baselines") / device_folder(device or "") / experiment
-    found = re.compile(rf"{scale}-seed(\d+)\.flips\.json").fullmatch
+    return _of_lowest_seed(device_folder(device or ""), experiment, scale, FLIPS)
+
+
+def expected_seconds(experiments: Sequence[str], scale: str) -> dict[str, float]:
+    """How long each of some experiments took where it was recorded, on a laptop; the mean where it was not.
+
+    Args:
+      experiments: their names.
+      scale: of the results.
+    """
+    found = {name: _of_lowest_seed("laptop", name, scale, "json").get("seconds") for name in experiments}
+    known = [seconds for seconds in found.values() if seconds is not None]
+    usual = sum(known) / len(known) if known else 1.0
+    return {name: usual if seconds is None else seconds for name, seconds in found.items()}
+
+
+def _of_lowest_seed(device: str, experiment: str, scale: str, ending: str) -> dict[str, Any]:
+    folder = importlib.resources.files("baselines") / device / experiment
+    found = re.compile(rf"{scale}-seed(\d+)\.{re.escape(ending)}").fullmatch
     seeds = [int(name[1]) for path in (folder.iterdir() if folder.is_dir() else ()) if (name := found(path.name))]
-    return json.loads((folder / f"{scale}-seed{min(seeds)}.flips.json").read_text("utf-8")) if seeds else {}
+    return json.loads((folder / f"{scale}-seed{min(seeds)}.{ending}").read_text("utf-8")) if seeds else {}
 
 
 def recorded_trials(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -13,19 +12,17 @@ from typing import Any
 from harness.experiments.experiment import SCALES, Experiment
 from harness.experiments.verdict import judge
 from harness.provenance import provenance
-from harness.recorded import recorded_flips
+from harness.recorded import own_flips, recorded_flips
 from harness.records import InputError, TrialRecord, Verdict, did_you_mean
 from harness.standing import note_answer, question, standing
 from harness.studies.fingerprint import fingerprint
 from harness.studies.identity import data_hashes
 from harness.studies.policy import check_executor
 from harness.studies.rounds import Rounds, run_rounds
+from harness.studies.shared_trials import neighbours
 from harness.studies.store import locked_folder, move_aside
 from harness.studies.study import PlannedTrial, Study
 from workloads.workload import ConfigurationError, DataError, Workload, configure
-
-FLIPS = "flips.json"
-"""Of a result folder: what `harness.flips` found."""
 
 _FILES = ("trials.parquet", "figure.png", "figure.svg", "figure.pdf", "index.html")
 
@@ -68,13 +65,7 @@ def reproduce(
     Raises:
       InputError: bad input, see the message.
     """
-    if scale not in SCALES:
-        raise InputError(f"unknown scale {scale!r}{did_you_mean(scale, SCALES)}; known: {', '.join(SCALES)}")
-    check_executor(executor, ray_address)
-    if jobs < 1:
-        raise InputError(f"--jobs {jobs}: expected at least 1")
-    if seed < 0:
-        raise InputError(f"--seed {seed}: expected at least 0")
+    check_asked(scale, seed, jobs, executor, ray_address)
     folder = out / experiment.name / f"{scale}-seed{seed}{'-control' if control else ''}"
     studies = _studies(lambda: experiment.studies(scale, control, overrides))
     data = data_hashes(_trained(studies))
@@ -86,7 +77,7 @@ def reproduce(
         overrides=dict(overrides),
         executor=executor,
         studies=repr(studies),
-        flips=_own_flips(folder),
+        flips=own_flips(folder),
     )
     if not fresh and (stands := standing(folder, asked, data, _FILES)) is not None:
         trials = stands["trials"]
@@ -97,7 +88,9 @@ def reproduce(
     with locked_folder(folder):
         if fresh and (aside := move_aside(folder)) is not None:
             on_notice(f"older results moved to {aside}")
-        done = run_rounds(first, rounds, folder, jobs, executor, on_progress, ray_address)
+        # Who asks for a fresh run does not trust what is there.
+        beside = () if fresh else neighbours(folder)
+        done = run_rounds(first, rounds, folder, jobs, executor, on_progress, ray_address, beside)
         records = done.records
         verdicts = judge(experiment.judge(records, scale, control)) if scale != "smoke" else []
         result = _result(experiment, scale, seed, control, records, verdicts)
@@ -106,6 +99,7 @@ def reproduce(
             **provenance(command, done.run["device"], done.identity),
             "packing": done.run["packing"],
             "compilations": done.run["compilations"],
+            "shared": done.run["shared"],
         }
         plain = not control and not overrides and experiment.flips
         flips = _flips(folder, result) if plain else {}
@@ -117,6 +111,21 @@ def reproduce(
                 f"{folder} cannot be written ({error.strerror}); make room and repeat the command"
             ) from None
     return {**result, "folder": str(folder)}
+
+
+def check_asked(scale: str, seed: int, jobs: int, executor: str | None, ray_address: str | None) -> None:
+    """Refuses what no experiment could be run with; the arguments are those of `reproduce`.
+
+    Raises:
+      InputError: see the message.
+    """
+    if scale not in SCALES:
+        raise InputError(f"unknown scale {scale!r}{did_you_mean(scale, SCALES)}; known: {', '.join(SCALES)}")
+    check_executor(executor, ray_address)
+    if jobs < 1:
+        raise InputError(f"--jobs {jobs}: expected at least 1")
+    if seed < 0:
+        raise InputError(f"--seed {seed}: expected at least 0")
 
 
 def exit_status(result: Mapping[str, Any]) -> int:
@@ -225,17 +234,4 @@ def _write(
 
 def _flips(folder: Path, result: Mapping[str, Any]) -> dict[str, Any]:
     """The flip maps of a result folder, else those recorded of its experiment; empty where there are none."""
-    found = _own_flips(folder)
-    return found or recorded_flips(result["experiment"], result["scale"], result["provenance"]["device"])
-
-
-def _own_flips(folder: Path) -> dict[str, Any]:
-    """The flip maps of a result folder.
-
-    A file that cannot be read is no reason to fail: `playbook flips` writes it anew from its results.
-    """
-    with contextlib.suppress(OSError, ValueError):
-        own = json.loads((folder / FLIPS).read_text("utf-8"))
-        if isinstance(own, dict) and {"claims", "cells"} <= own.keys():
-            return own
-    return {}
+    return own_flips(folder) or recorded_flips(result["experiment"], result["scale"], result["provenance"]["device"])

@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from harness.recorded import recorded_trials
+from harness.recorded import FLIPS, own_flips, recorded_trials
 from harness.records import InputError
 from harness.report.recorded_table import Place, Recorded, packed, without_curves
 from tests.made_up_records import record
@@ -157,3 +157,9 @@ class TestTheDataCard:
         with contextlib.redirect_stdout(output):
             exec("".join(code), {})
         assert output.getvalue() == printed
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"claims": 1, "cells": []}', '{"claims": [], "cells": [{}]}'])
+def test_flip_maps_that_cannot_be_read_are_none(tmp_path, content):
+    (tmp_path / FLIPS).write_text(content)
+    assert own_flips(tmp_path) == {}

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.records import InputError
+from harness.studies.identity import source_hash
+from harness.studies.pack_checkpoints import forget, pack_folder
 from harness.studies.packing import Packing
 from harness.studies.processes import run_trials
+from harness.studies.shared_trials import Wanted, packings_here, take
 from harness.studies.study import PlannedTrial
 from harness.training.batches import check_batch_size
 from workloads.workload import DataError, Stream
@@ -28,6 +33,7 @@ def run_missing(
     executor: str | None,
     on_progress: Callable[[int, int, int], None] = lambda done, infeasible, total: None,
     ray_address: str | None = None,
+    neighbours: Sequence[Path] = (),
 ) -> None:
     """Runs the planned trials that are not finished, and stores them with how they were run.
 
@@ -40,6 +46,8 @@ def run_missing(
       executor: one of `harness.studies.policy.EXECUTORS`, or None for the policy's.
       on_progress: called with trials done, infeasible ones among them, and trials in all.
       ray_address: of a cluster for the executor `ray`, None for one on this machine.
+      neighbours: result folders whose finished trials are taken where they are equal, see
+        `harness.studies.shared_trials`.
 
     Raises:
       InputError: the store's results come from another executor or device, or see `harness.studies.processes`.
@@ -75,6 +83,30 @@ def run_missing(
             )
         store.record_fact("device", machine.device)
 
+    def take_from_neighbours(machine: Machine) -> set[str]:
+        free_trials = [trial for trial in trials.values() if not trial.alone]
+        missing = [trial for trial in free_trials if trial.address() not in finished]
+        if not neighbours or not missing:
+            return finished
+        ways = packings_here(free_trials, machine.backend, executor, packings)
+        wanted = Wanted(source_hash(), importlib.metadata.version("jax"), machine.device)
+        if not (taken := take(store, missing, ways, wanted, neighbours)):
+            return finished
+        shared = json.loads(store.fact("shared") or "{}")
+        for name, addresses in taken.items():
+            shared[name] = shared.get(name, 0) + len(addresses)
+            finished.update(addresses)
+            for address in addresses:  # it may have been begun here before a kill
+                forget(pack_folder(store.folder.absolute(), (address,)))
+            groups = {trials[address].compile_group() for address in addresses}
+            packings.update((group, ways[group]) for group in groups)
+        infeasible.update(store.infeasible() & trials.keys())
+        store.record_fact("shared", json.dumps(shared))
+        store.record_fact("packings", json.dumps(packings))
+        store.record_fact("seconds", repr(spent + time.monotonic() - begin))
+        on_progress(len(finished), len(infeasible), len(trials))
+        return finished
+
     def on_compiled(group: str, count: int, packing: Packing) -> None:
         packings[group] = packing
         store.record_fact("packings", json.dumps(packings))
@@ -109,6 +141,7 @@ def run_missing(
         packings=packings,
         ray_address=ray_address,
         folder=store.folder,
+        found_elsewhere=take_from_neighbours,
     )
 
 
@@ -137,8 +170,9 @@ def how_it_was_run(store: Store) -> dict[str, Any]:
     """Describes how the finished trials of a store were run, as JSON-ready data.
 
     Returns:
-      `seconds` (wall time summed over resumes), `device`, `packing` (compile group to executor, lanes and chunk) and
-      `compilations` (compile group to their number).
+      `seconds` (wall time summed over resumes), `device`, `packing` (compile group to executor, lanes and chunk),
+      `compilations` (compile group to their number) and `shared` (other result folder to the number of trials that were
+      taken from it, not trained here).
     """
     return {
         "seconds": round(float(store.fact("seconds") or 0), 1),
@@ -148,6 +182,7 @@ def how_it_was_run(store: Store) -> dict[str, Any]:
             for group, packing in _packings(store).items()
         },
         "compilations": json.loads(store.fact("compilations") or "{}"),
+        "shared": json.loads(store.fact("shared") or "{}"),
     }
 
 

@@ -65,6 +65,7 @@ def run_trials(
     packings: Mapping[str, Packing] | None = None,
     ray_address: str | None = None,
     folder: Path | None = None,
+    found_elsewhere: Callable[[Machine], Collection[str]] = lambda machine: (),
 ) -> None:
     """Runs trials in worker processes, each compile group's programs compiled by one worker before the others use them.
 
@@ -83,6 +84,8 @@ def run_trials(
       ray_address: of the cluster for the executor `ray`; None for one on this machine.
       folder: the result folder, where packs that take long leave checkpoints, see `harness.studies.pack_checkpoints`;
         None for no checkpoints.
+      found_elsewhere: called with the machine, after `on_started`; gives the addresses of trials that need not be run
+        either.
 
     Raises:
       InputError: the data are missing or not the expected ones, or the cluster is not to be had.
@@ -92,7 +95,7 @@ def run_trials(
     for trial in trials:
         kinds.setdefault((trial.alone, trial.devices), []).append(trial)
     for (alone, _), members in sorted(kinds.items(), key=lambda kind: kind[0]):
-        handlers = (on_started, on_compiled, on_finished)
+        handlers = (on_started, on_compiled, on_finished, found_elsewhere)
         workers = 1 if alone else jobs
         if executor == "ray":
             from harness.studies.ray_fleet import RayFleet
@@ -113,6 +116,7 @@ class _Pool:
         on_started: Callable[[Machine], None],
         on_compiled: Callable[[str, int, Packing], None],
         on_finished: Callable[[Trial, Outcome], None],
+        found_elsewhere: Callable[[Machine], Collection[str]],
         executor: str | None,
         finished: set[str],
         packings: dict[str, Packing],
@@ -120,9 +124,9 @@ class _Pool:
     ):
         self._fleet = fleet
         self._on_started, self._on_compiled, self._on_finished = on_started, on_compiled, on_finished
+        self._found_elsewhere = found_elsewhere
         self._folder = folder
         self._executor = executor
-        self._finished = finished
         self._packings = packings
         self._trials = {trial.address(): trial for trial in trials}
         self._turns = {address: turn for turn, address in enumerate(self._trials)}
@@ -130,14 +134,23 @@ class _Pool:
         groups: dict[str, list[Trial]] = {}
         for trial in trials:
             groups.setdefault(trial.compile_group(), []).append(trial)
-        missing = {group for group, members in groups.items() if any(t.address() not in finished for t in members)}
-        self._groups = {group: members for group, members in groups.items() if group in missing}
-        self._to_compile = deque(self._groups)
-        self._unpacked = set(self._groups)
+        self._groups = groups
+        self._finished: set[str] = set()
+        self._leave_out(finished)
         self._ready: dict[str, deque[_Request]] = {}
         self._tries: dict[_Request, int] = {}
         self._members: list[_Member] = []
         self._machine: Machine | None = None
+
+    def _leave_out(self, finished: Collection[str]) -> None:
+        """Leaves out the groups that have nothing but finished trials; before any is compiled."""
+        self._finished.update(finished)
+        addresses = {group: [trial.address() for trial in members] for group, members in self._groups.items()}
+        self._groups = {
+            group: members for group, members in self._groups.items() if not self._finished.issuperset(addresses[group])
+        }
+        self._to_compile = deque(self._groups)
+        self._unpacked = set(self._groups)
 
     def run(self) -> None:
         """Runs until nothing is left."""
@@ -234,6 +247,8 @@ class _Pool:
         if self._machine is None:
             self._machine = machine
             self._on_started(machine)
+            if found := self._found_elsewhere(machine):
+                self._leave_out(found)
             if machine.backend != "cpu":
                 # It was started on one thread, which an accelerator's compiler and input must not be.
                 self._dismiss(member)

@@ -43,6 +43,7 @@ def run_rounds(
     executor: str | None,
     on_progress: Callable[[int, int, int], None] = lambda done, infeasible, total: None,
     ray_address: str | None = None,
+    neighbours: Sequence[Path] = (),
 ) -> Finished:
     """Runs what a folder lacks of rounds of trials; a killed run goes on from what is finished.
 
@@ -54,6 +55,7 @@ def run_rounds(
       executor: see `harness.studies.missing.run_missing`.
       on_progress: called with trials done, infeasible ones among them, and trials in all, of the rounds so far.
       ray_address: see `harness.studies.missing.run_missing`.
+      neighbours: see `harness.studies.missing.run_missing`.
 
     Raises:
       InputError: the folder holds results of another specification, or see `harness.studies.missing.run_missing`.
@@ -62,7 +64,7 @@ def run_rounds(
     store = Store(folder, wanted)
     try:
         while True:
-            run_missing(store, planned, jobs, executor, on_progress, ray_address)
+            run_missing(store, planned, jobs, executor, on_progress, ray_address, neighbours)
             # From the store, so that a resumed run plans from the very same bits.
             records = store.records(planned)
             try:

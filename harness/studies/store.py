@@ -7,11 +7,11 @@ import json
 import os
 import socket
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -79,6 +79,28 @@ def move_aside(folder: Path) -> Path | None:
     return aside
 
 
+class Row(NamedTuple):
+    """A finished trial as it is stored.
+
+    Attributes:
+      trial: of the table `trials`, by its columns.
+      curves: of the table `curves`, one for each of its curves.
+    """
+
+    trial: Sequence[Any]
+    curves: Sequence[Sequence[Any]]
+
+
+def check_last_page(path: Path, database: sqlite3.Connection) -> None:
+    """Refuses a database that ends in the middle of a page: SQLite reads what is missing of the last one as zeros.
+
+    Raises:
+      sqlite3.DatabaseError: it does.
+    """
+    if path.stat().st_size % database.execute("PRAGMA page_size").fetchone()[0]:
+        raise sqlite3.DatabaseError("it ends in the middle of a page")
+
+
 class Store:
     """Finished trials of a result folder; use it inside `locked_folder`.
 
@@ -135,11 +157,10 @@ class Store:
             raise sqlite3.DatabaseError("it has lost what says which studies it is of")
         if identity is not None:
             self._compare(found, identity)
-        # SQLite reads what is missing of the last page as zeros; a killed driver's log holds what may be missing.
+        # A killed driver's log holds what may be missing.
         log = self._path.with_name(f"{DATABASE}-wal")
-        has_log = log.exists() and log.stat().st_size > 0
-        if not has_log and self._path.stat().st_size % self._database.execute("PRAGMA page_size").fetchone()[0]:
-            raise sqlite3.DatabaseError("it ends in the middle of a page")
+        if not (log.exists() and log.stat().st_size > 0):
+            check_last_page(self._path, self._database)
 
     def begin_round(self, number: int, identity: Mapping[str, Any]) -> None:
         """Notes what a round after the first is, or checks it where it was begun before.
@@ -216,9 +237,27 @@ class Store:
         """
         row = (address, json.dumps(specification), status, reason, json.dumps(results), json.dumps(timings))
         blobs = [(address, name, np.asarray(curve, "<f4").tobytes()) for name, curve in curves.items()]
+        self.add_rows([Row(row, blobs)])
+
+    def add_rows(self, rows: Iterable[Row]) -> set[str]:
+        """Stores finished trials as they are stored elsewhere, all of them or, where `rows` raises, none.
+
+        Args:
+          rows: read while they are stored, since there may be many.
+
+        Returns:
+          Their addresses.
+
+        Raises:
+          InputError: see `add`.
+        """
+        addresses = set()
         with self._written(), self._transaction():
-            self._database.execute("INSERT INTO trials VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING", row)
-            self._database.executemany("INSERT INTO curves VALUES (?, ?, ?) ON CONFLICT DO NOTHING", blobs)
+            for trial, curves in rows:
+                self._database.execute("INSERT INTO trials VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING", trial)
+                self._database.executemany("INSERT INTO curves VALUES (?, ?, ?) ON CONFLICT DO NOTHING", curves)
+                addresses.add(trial[0])
+        return addresses
 
     def records(self, planned: Sequence[PlannedTrial]) -> list[TrialRecord]:
         """The finished trials in the order of the plan; a trial that several studies share stands in each."""
