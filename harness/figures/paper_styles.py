@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import FixedFormatter
+from matplotlib.ticker import FixedLocator
 from matplotlib.transforms import ScaledTranslation
 
 from harness.figures.style import COLOURS, MARKERS
@@ -31,7 +31,7 @@ DASHES = ("-", (0, (6, 1.5)), (0, (6, 1.5, 1, 1.5)), (0, (3, 1, 1, 1, 1, 1)), (0
 HATCHES = ("", "///", "\\\\\\", "...", "xxx", "+++")
 
 _OF_COLOUR = {colour.lower(): index for index, colour in enumerate(COLOURS)}
-_LETTER = 0.55  # mean width of a letter over its font size
+_LETTER = 0.53  # mean width of a letter over its font size
 _GAP = 3  # points between a panel's labels and its legend
 
 
@@ -60,7 +60,7 @@ class Style(NamedTuple):
 STYLES = {
     # The text width of ICML is 6.75 inches, of IEEE 7.16: drawn at 1:1, letters are as large as said.
     "paper": Style(width=6.75, height=None, row=2.6, text=7, small=6, lines=0.7, marks=0.7),
-    "slides": Style(width=13.333, height=7.5, row=0, text=13, small=11, lines=1.6, marks=1.4),
+    "slides": Style(width=13.333, height=7.5, row=0, text=12, small=10.5, lines=1.6, marks=1.4),
 }
 
 
@@ -137,8 +137,6 @@ def _index(artist: Artist) -> int | None:
 
 def _scale(figure: Figure, style: Style) -> None:
     """Sizes of letters, lines and markers."""
-    if figure.get_suptitle():
-        figure._suptitle.set_fontsize(1.1 * style.text)
     for panel in figure.axes:
         panel.tick_params(which="both", labelsize=style.small, width=0.8 * style.lines, length=3 * style.lines)
         panel.grid(linewidth=0.8 * style.lines)
@@ -162,15 +160,16 @@ def _scale(figure: Figure, style: Style) -> None:
 def _wrap(figure: Figure, width: float, height: float, style: Style) -> None:
     """Breaks titles and labels that their panel, `width` times `height` points, has no room for."""
     if figure.get_suptitle():
-        figure.suptitle(_broken(figure.get_suptitle(), 72 * style.width, 1.1 * style.text))
+        size = 1.1 * style.text
+        figure.suptitle(_broken(figure.get_suptitle(), 72 * style.width, size), fontsize=size)
     for panel in figure.axes:
-        panel.title.set_text(_broken(panel.get_title(), 0.9 * width, style.text))
+        panel.title.set_text(_broken(panel.get_title(), 0.8 * width, style.text))
         panel.xaxis.label.set_text(_broken(panel.get_xlabel(), 0.8 * width, style.text))
-        panel.yaxis.label.set_text(_broken(panel.get_ylabel(), 0.7 * height, style.text))
-        names = panel.xaxis.get_major_formatter()
-        if isinstance(names, FixedFormatter) and names.seq:
-            room = 0.8 * width / len(names.seq)
-            names.seq = [_broken(name, room, style.small) for name in names.seq]
+        panel.yaxis.label.set_text(_broken(panel.get_ylabel(), 0.5 * height, style.text))
+        if isinstance(panel.xaxis.get_major_locator(), FixedLocator) and len(panel.get_xticks()):
+            names = [label.get_text() for label in panel.get_xticklabels()]
+            room = 0.75 * width / len(names)
+            panel.set_xticks(panel.get_xticks(), [_broken(name, room, style.small) for name in names])
 
 
 def _broken(text: str, room: float, size: float) -> str:
@@ -204,11 +203,12 @@ def _entries(legend: Legend, room: float, style: Style) -> dict[str, Any]:
     """What a new legend has of an old one, in as many columns as `room` points hold."""
     labels = [_broken(text.get_text(), 0.8 * room, style.small) for text in legend.get_texts()]
     longest = max(len(line) for label in labels for line in label.split("\n"))
-    columns = int(room / ((longest + 6) * _LETTER * style.small))
+    columns = int(0.85 * room / ((longest + 8) * _LETTER * style.small))  # a handle is as wide as 8 letters
     return {
         "handles": legend.legend_handles,
         "labels": labels,
         "ncols": min(len(labels), max(1, columns)),
         "fontsize": style.small,
         "columnspacing": 1.2,
+        "labelspacing": 0.3,
     }
