@@ -7,6 +7,7 @@ import re
 import struct
 import subprocess
 import sys
+from pathlib import Path
 
 import matplotlib
 import numpy as np
@@ -109,6 +110,16 @@ def test_every_reader_tells_series_apart(style, points):
     assert confused(restyled(lambda: six_lines(1, points), style)) == []
 
 
+def test_dashed_lines_are_told_apart_too():
+    def draw():
+        figure = six_lines(1)
+        for line in (*figure.axes[0].lines, *figure.axes[0].get_legend().legend_handles):
+            line.set_linestyle("--")
+        return figure
+
+    assert confused(restyled(draw, "paper")) == []
+
+
 def test_the_screen_look_relies_on_colour():
     with matplotlib.rc_context(_SETTINGS):
         assert confused(six_lines(1))
@@ -174,7 +185,7 @@ def test_two_processes_give_equal_bytes(finished):
         arguments = ["figures", "--scale", "smoke", "--out", str(finished.out), "--format", "pdf,svg,png"]
         environment = {**os.environ, "PYTHONHASHSEED": seed}
         code = (
-            "import sys; from tests import stand_in; from harness.experiments import experiment; from harness import cli;"
+            "import sys; from tests import stand_in; from harness import cli;"
             "import harness.redraw; harness.redraw.experiments = lambda: {'stand-in': stand_in.EXPERIMENT};"
             f"sys.argv[1:] = {arguments!r}\ntry:\n cli.main()\nfinally:\n assert 'jax' not in sys.modules"
         )
@@ -198,7 +209,7 @@ def test_all_that_there_is_is_drawn_in_the_named_style(finished):
 
 def test_the_catalogue_is_known():
     with pytest.raises(InputError, match=re.escape("did you mean 'stride-instability'?")):
-        redraw(["stride-instabilty"], "laptop", 0, False, stand_in.Path("nowhere"), "paper", "pdf")
+        redraw(["stride-instabilty"], "laptop", 0, False, Path("nowhere"), "paper", "pdf")
     assert "stride-instability" in experiments()
 
 
@@ -232,8 +243,7 @@ def test_a_damaged_folder_is_one_line(finished, harm):
     if harm == "cut":
         table.write_bytes(table.read_bytes()[:-100])
     elif harm == "foreign":
-        pq.write_table(whole := pq.read_table(table).slice(1), table)
-        assert whole.num_rows
+        pq.write_table(pq.read_table(table).slice(1), table)
     elif harm == "gone":
         table.unlink()
     else:

@@ -1,7 +1,7 @@
 """Looks of figures for papers and slides: a drawn figure, given sizes, line styles and legends that fit the page.
 
 Colours alone do not carry a series: in greyscale two of `COLOURS` are one grey (see `tests/test_redraw.py`, which
-measures them), so each colour has a dash pattern, a marker and a hatch of its own here.
+measures them), so each colour has dash patterns, a marker and a hatch of its own here.
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ from harness.figures.style import COLOURS, MARKERS
 
 DASHES = ("-", (0, (6, 1.5)), (0, (6, 1.5, 1, 1.5)), (0, (3, 1, 1, 1, 1, 1)), (0, (2, 0.8)), (0, (10, 2, 3, 2)))
 """One a colour, in units of the line's width."""
+
+SECOND_DASHES = ("--", *((0, tuple(length / 2 for length in pattern)) for _, pattern in DASHES[1:]))
+"""What is dashed in a figure, such as published curves: finer dashes of its colour."""
 
 HATCHES = ("", "///", "\\\\\\", "...", "xxx", "+++")
 
@@ -110,6 +113,8 @@ def _tell_apart(figure: Figure) -> None:
         elif isinstance(artist, Line2D):
             if artist.get_linestyle() == "-":
                 artist.set_linestyle(DASHES[index])
+            elif artist.get_linestyle() == "--":
+                artist.set_linestyle(SECOND_DASHES[index])
             if artist.get_marker() == ".":  # which is drawn at half its size
                 artist.set_markersize(artist.get_markersize() / 2)
             if artist.get_marker() in (".", *MARKERS):
