@@ -6,12 +6,16 @@ import json
 import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from harness.experiments.experiment import SCALES, Experiment, experiment, experiments
 from harness.experiments.verdict import judge
 from harness.records import InputError, TrialRecord, did_you_mean
 from harness.report.trial_table import read_parquet
 from harness.studies.fingerprint import fingerprint
+
+if TYPE_CHECKING:
+    from harness.figures.paper_styles import Style
 
 FORMATS = ("pdf", "svg", "png")
 
@@ -114,7 +118,7 @@ def _draw(
     records: Sequence[TrialRecord],
     scale: str,
     control: bool,
-    style,
+    style: Style,
     folder: Path,
     name: str,
     kinds: Sequence[str],
