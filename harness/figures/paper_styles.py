@@ -208,7 +208,7 @@ def _entries(legend: Legend, room: float, style: Style) -> dict[str, Any]:
     """What a new legend has of an old one, in as many columns as `room` points hold."""
     labels = [_broken(text.get_text(), 0.8 * room, style.small) for text in legend.get_texts()]
     longest = max(len(line) for label in labels for line in label.split("\n"))
-    columns = int(0.85 * room / ((longest + 7) * 0.48 * style.small))  # a handle is as wide as 7 letters
+    columns = int(0.85 * room / ((longest + 6.5) * 0.48 * style.small))  # a handle takes 6.5 letters
     return {
         "handles": legend.legend_handles,
         "labels": labels,
