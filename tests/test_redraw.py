@@ -59,7 +59,7 @@ def confused(figure):
 
     def look(handle):
         if isinstance(handle, Line2D):
-            filled = handle.get_markerfacecolor() != "none"
+            filled = str(handle.get_markerfacecolor()) != "none"
             dashes = handle._dash_pattern[1] and tuple(np.divide(handle._dash_pattern[1], handle.get_linewidth()))
             return handle.get_marker(), handle.get_linestyle(), dashes, filled
         return type(handle).__name__, getattr(handle, "get_hatch", lambda: None)()
