@@ -186,6 +186,24 @@ def check(
     raise typer.Exit(1 if found["drifts"] else 0)
 
 
+@app.command()
+def figures(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME...|all]", help="Experiments; all that OUT holds if left out.")
+    ] = None,
+    style: Annotated[str, typer.Option(help="paper or slides.")] = "paper",
+    formats: Annotated[str, typer.Option("--format", metavar="F,F,F", help="Some of pdf, svg and png.")] = "pdf",
+    scale: _Scale = "laptop",
+    out: _Out = Path("results"),
+    seed: Annotated[int, typer.Option(help="Seed of the experiment.")] = 0,
+    control: Annotated[bool, typer.Option("--control", help="Draw the run with the cause removed.")] = False,
+) -> None:
+    """Draw figures for papers and slides again from finished results."""
+    from harness.redraw import redraw
+
+    redraw(names or [], scale, seed, control, out, style, formats, on_file=print)
+
+
 @app.command("flips")
 def flip_maps(
     names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Experiments, or `all`.", show_default=False)],

@@ -70,15 +70,27 @@ def shared_legend(figure: Figure, axes: Sequence[Axes]) -> None:
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4)
 
 
-def save(draw: Callable[[], Figure], folder: Path) -> None:
-    """Draws in this look and writes `figure.png`, `figure.svg` and `figure.pdf`, equal bytes for equal figures."""
+def save(
+    draw: Callable[[], Figure], folder: Path, name: str = "figure", formats: Sequence[str] = ("png", "svg", "pdf")
+) -> None:
+    """Draws in this look and writes `<name>.<format>` in each format, equal bytes for equal figures.
+
+    Letters are drawn as paths in SVG and embedded as TrueType in PDF, so that no file asks for a font of its reader's.
+
+    Args:
+      draw: to the figure.
+      folder: that is there.
+      name: of the files.
+      formats: some of png, svg and pdf.
+    """
+    metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None, "ModDate": None}}
     with matplotlib.rc_context(_SETTINGS):
         figure = draw()
-        png = io.BytesIO()
-        figure.savefig(png, format="png", dpi=_DOTS_PER_INCH)
-        (folder / "figure.png").write_bytes(few_colours(png.getvalue()))
-        figure.savefig(folder / "figure.svg", metadata={"Date": None})
-        figure.savefig(folder / "figure.pdf", metadata={"CreationDate": None, "ModDate": None})
+        for kind in formats:
+            file = io.BytesIO()
+            figure.savefig(file, format=kind, dpi=_DOTS_PER_INCH, metadata=metadata.get(kind))
+            content = few_colours(file.getvalue()) if kind == "png" else file.getvalue()
+            (folder / f"{name}.{kind}").write_bytes(content)
 
 
 def few_colours(png: bytes) -> bytes:
