@@ -108,10 +108,10 @@ def reproduce(
     where the program failed.
     """
     from harness import reproduce as driver
-    from harness.experiments.experiment import experiment, experiments
+    from harness.experiments.experiment import chosen
     from harness.progress import TrialProgress
 
-    wanted = [experiment(name) for name in (experiments() if "all" in names else dict.fromkeys(names))]
+    wanted = chosen(names)
     asked = {
         "scale": scale,
         "out": out,
@@ -158,10 +158,10 @@ def check(
 ) -> None:
     """Run experiments on a fresh seed and name what drifted from the baselines."""
     from harness.check import check as driver
-    from harness.experiments.experiment import experiment, experiments
+    from harness.experiments.experiment import chosen
 
     found = driver(
-        [experiment(name) for name in (experiments() if not names or "all" in names else dict.fromkeys(names))],
+        chosen(names or ["all"]),
         scale,
         out,
         baseline,
@@ -216,12 +216,12 @@ def flip_maps(
     as_json: Json = False,
 ) -> None:
     """See how verdicts change with model size, steps, data size and batch size."""
-    from harness.experiments.experiment import experiment, experiments
+    from harness.experiments.experiment import chosen
     from harness.flips import flips
     from harness.progress import TrialProgress
 
     found = []
-    for one in [experiment(name) for name in (experiments() if "all" in names else dict.fromkeys(names))]:
+    for one in chosen(names):
         with TrialProgress(one.name) as progress:
             result = flips(
                 one,

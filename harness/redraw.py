@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.experiments.experiment import SCALES, Experiment, experiment, experiments
+from harness.experiments.experiment import SCALES, Experiment, chosen
 from harness.experiments.verdict import judge
 from harness.records import InputError, TrialRecord, did_you_mean
 from harness.report.trial_table import read_parquet
@@ -85,13 +85,13 @@ def _wanted(names: Sequence[str], out: Path, folder: str, options: str) -> list[
     def command(name: str) -> str:
         return f"playbook reproduce {name} {options} --out {shlex.quote(str(out))}"
 
+    wanted = chosen(names or ["all"])
     if names and "all" not in names:
-        wanted = [experiment(name) for name in dict.fromkeys(names)]
         for one in wanted:
             if not finished(one):
                 raise InputError(f"{out / one.name / folder} holds no finished result; {command(one.name)} makes it")
         return wanted
-    found = [one for one in experiments().values() if finished(one)]
+    found = [one for one in wanted if finished(one)]
     if not found:
         raise InputError(f"{out} holds no finished result of {folder}; {command('NAME')} makes one")
     return found

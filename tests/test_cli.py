@@ -124,7 +124,8 @@ class TestUsage:
         refused(message, "reproduce", "stride-instability", "--scale", "paper")
 
     def test_one_unknown_name_among_known_ones_runs_nothing(self, refused):
-        refused("unknown experiment 'zzz'", "reproduce", "stride-instability", "zzz", "--scale", "smoke")
+        for known in ("stride-instability", "all"):
+            refused("unknown experiment 'zzz'", "reproduce", known, "zzz", "--scale", "smoke")
 
     def test_a_seed_that_does_not_fit(self, refused):
         refused("--seed", "reproduce", "stride-instability", "--scale", "smoke", "--seed", "9" * 5000)

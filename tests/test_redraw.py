@@ -147,6 +147,26 @@ def test_nothing_overlaps_or_leaves_the_page(style, count):
 
 
 @pytest.mark.parametrize("style", STYLES)
+def test_titles_and_names_keep_to_their_panel(style):
+    def draw():
+        figure = six_lines(6)
+        for panel in figure.axes:
+            panel.set_title("what a short round chose against the long one's own choice, over all of the fresh seeds")
+            panel.set_yscale("linear")
+            panel.set_yticks(np.linspace(*panel.get_ylim(), 8), [f"schedule (unlikely)\nlinear {n}" for n in range(8)])
+        return figure
+
+    figure = restyled(draw, style)
+    figure.draw_without_rendering()
+    renderer = figure.canvas.get_renderer()
+    for panel in figure.axes:
+        title = panel.title.get_window_extent(renderer)
+        assert title.x0 >= 0 and title.x1 <= figure.bbox.x1
+        names = sorted((label.get_window_extent(renderer) for label in panel.get_yticklabels()), key=lambda box: box.y0)
+        assert all(below.y1 < above.y0 + 1 for below, above in itertools.pairwise(names))
+
+
+@pytest.mark.parametrize("style", STYLES)
 def test_letters_have_the_size_that_is_said(style):
     figure = restyled(six_lines, style)
     panel = figure.axes[0]
@@ -159,7 +179,6 @@ def test_letters_have_the_size_that_is_said(style):
 @pytest.fixture
 def finished(study_copy, monkeypatch):
     """The finished stand-in study, which the catalogue holds."""
-    monkeypatch.setattr("harness.redraw.experiments", lambda: {"stand-in": stand_in.EXPERIMENT})
     monkeypatch.setattr("harness.experiments.experiment.experiments", lambda: {"stand-in": stand_in.EXPERIMENT})
     return study_copy
 
@@ -186,7 +205,7 @@ def test_two_processes_give_equal_bytes(finished):
         environment = {**os.environ, "PYTHONHASHSEED": seed}
         code = (
             "import sys; from tests import stand_in; from harness import cli;"
-            "import harness.redraw; harness.redraw.experiments = lambda: {'stand-in': stand_in.EXPERIMENT};"
+            "import harness.experiments.experiment as e; e.experiments = lambda: {'stand-in': stand_in.EXPERIMENT};"
             f"sys.argv[1:] = {arguments!r}\ntry:\n cli.main()\nfinally:\n assert 'jax' not in sys.modules"
         )
         done = subprocess.run(

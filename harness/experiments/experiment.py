@@ -75,3 +75,13 @@ def experiment(name: str) -> Experiment:
     if name not in known:
         raise InputError(f"unknown experiment {name!r}{did_you_mean(name, known)}; known: {', '.join(known)}")
     return known[name]
+
+
+def chosen(names: Sequence[str]) -> list[Experiment]:
+    """Finds experiments by name, each once, in the order given; all of them where one of the names is `all`.
+
+    Raises:
+      InputError: there is none of some name, whatever else is asked for.
+    """
+    found = [experiment(name) for name in dict.fromkeys(names) if name != "all"]
+    return list(experiments().values()) if "all" in names else found

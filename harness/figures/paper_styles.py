@@ -35,6 +35,7 @@ HATCHES = ("", "///", "\\\\\\", "...", "xxx", "+++")
 
 _OF_COLOUR = {colour.lower(): index for index, colour in enumerate(COLOURS)}
 _LETTER = 0.53  # mean width of a letter over its font size
+_LINE = 1.25  # of a line over its font size
 _GAP = 3  # points between a panel's labels and its legend
 
 
@@ -87,8 +88,10 @@ def restyle(figure: Figure, style: Style) -> Figure:
     _tell_apart(figure)
     _scale(figure, style)
     width = 72 * style.width / columns
+    titles = [panel.get_title() for panel in panels]
     _wrap(figure, width, 72 * figure.get_figheight() / rows, style)
     _move_legends(figure, width, style)
+    _fit(figure, titles, style)
     return figure
 
 
@@ -175,6 +178,19 @@ def _wrap(figure: Figure, width: float, height: float, style: Style) -> None:
             names = [label.get_text() for label in panel.get_xticklabels()]
             room = 0.75 * width / len(names)
             panel.set_xticks(panel.get_xticks(), [_broken(name, room, style.small) for name in names])
+
+
+def _fit(figure: Figure, titles: Sequence[str], style: Style) -> None:
+    """Breaks titles at their panel's frame, and makes the names beside it as small as its height asks for."""
+    figure.draw_without_rendering()  # now it is known how wide the frames are
+    for panel, title in zip(figure.axes, titles, strict=True):
+        panel.title.set_text(_broken(title, 72 * panel.bbox.width / figure.dpi, style.text))
+    figure.draw_without_rendering()  # and how high
+    for panel in figure.axes:
+        if isinstance(panel.yaxis.get_major_locator(), FixedLocator):
+            lines = sum(1 + label.get_text().count("\n") for label in panel.get_yticklabels() if label.get_text())
+            room = 72 * panel.bbox.height / figure.dpi / max(lines, 1)
+            panel.tick_params("y", labelsize=min(style.small, room / _LINE))
 
 
 def _broken(text: str, room: float, size: float) -> str:
