@@ -1,7 +1,7 @@
 """How many of Adam's hyperparameters to tune with how many trials.
 
-    playbook reproduce adam-budgets              about 5 minutes on 2 CPU cores
-    playbook reproduce adam-budgets --control    about 5 minutes
+    playbook reproduce adam-budgets              about 3 minutes on 2 CPU cores
+    playbook reproduce adam-budgets --control    about 3 minutes
 
 The playbook says (L854-865): not all hyperparameters of Adam matter alike; with under 10 trials tune the learning rate
 alone, with 10 to 25 beta1 too, with 25 or more epsilon too, and with substantially more than 25 also beta2. It shows no
