@@ -186,18 +186,20 @@ def test_a_node_that_is_killed_costs_only_time(start, cluster, held, stand_in_fi
 
 @pytest.mark.slow
 def test_nodes_come_and_go(start, cluster, smoke_finished, tmp_path):
-    """Each of three nodes is killed at a random moment of the study, when another has joined."""
+    """Three nodes are killed at random moments of the study, the first soon; another stands by, or joins."""
     cluster.follow()
+    cluster.add()
     study = elsewhere(smoke_finished, tmp_path / "out")
     driver = start(*study.arguments, "--executor", "ray", "--ray-address", cluster.address, module=study.module)
     wait_until(lambda: stored(study.folder) >= 1, "the first trial")
     moments, met = random.Random(0), 0
     for _ in range(3):
-        time.sleep(moments.uniform(1, 6))
-        cluster.add()
+        time.sleep(moments.uniform(0, 2))
         met += driver.process.poll() is None
         cluster.kill(cluster.nodes[-2])
+        cluster.add()
     done = driver.finish()
+    cluster.kill(cluster.nodes[-2])
     assert done.status == 0, done.stderr
     assert met > 0
     assert json.loads(done.stdout)["fingerprint"] == smoke_finished.result["fingerprint"]
