@@ -4,9 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 
-class TrialProgress:
+class _Shown:
+    """A display that starts with the first update, since bad input shows none; a context manager.
+
+    Attributes:
+      _display: Rich's, which the display makes.
+    """
+
+    _display: Progress
+
+    def __enter__(self) -> Self:
+        """Gives the display."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Ends the display, leaving its last state."""
+        if self._display.live.is_started:  # stopping prints an empty line otherwise
+            self._display.stop()
+
+    def notice(self, line: str) -> None:
+        """Shows a line above the bars."""
+        self._display.console.print(line, highlight=False, markup=False)
+
+
+class TrialProgress(_Shown):
     """Trials done, infeasible ones, time gone and time left; a context manager."""
 
     def __init__(self, name: str):
@@ -32,28 +61,13 @@ class TrialProgress:
         )
         self._task = self._display.add_task(name, total=None, infeasible=0)
 
-    def __enter__(self) -> TrialProgress:
-        """Gives the display, which starts with the first update: bad input shows none."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Ends the display, leaving its last state."""
-        if self._display.live.is_started:  # stopping prints an empty line otherwise
-            self._display.stop()
-
     def update(self, done: int, infeasible: int, total: int) -> None:
         """Shows trials done, infeasible ones among them, and trials in all."""
         self._display.start()
         self._display.update(self._task, completed=done, infeasible=infeasible, total=total)
 
-    def notice(self, line: str) -> None:
-        """Shows a line above the bar."""
-        self._display.console.print(line, highlight=False, markup=False)
 
-
-class CatalogueProgress:
+class CatalogueProgress(_Shown):
     """Which experiment of how many runs and its trials, time gone and time left of them all; a context manager."""
 
     def __init__(self, expected: Mapping[str, float]):
@@ -83,17 +97,6 @@ class CatalogueProgress:
         self._all = self._display.add_task("all", total=None, told="")
         self._trials = self._display.add_task("", total=None, told="")
 
-    def __enter__(self) -> CatalogueProgress:
-        """Gives the display, which starts with the first update."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Ends the display, leaving its last state."""
-        if self._display.live.is_started:  # stopping prints an empty line otherwise
-            self._display.stop()
-
     def begin(self, name: str) -> None:
         """Shows the next experiment instead of the one before."""
         self._begun.append(name)
@@ -115,7 +118,3 @@ class CatalogueProgress:
         whole = sum(self._expected.values()) - self._kept
         self._display.update(self._all, completed=max(0.0, sum(before) + share - self._kept), total=whole)
         self._display.start()
-
-    def notice(self, line: str) -> None:
-        """Shows a line above the bars."""
-        self._display.console.print(line, highlight=False, markup=False)
