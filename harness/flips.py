@@ -29,7 +29,7 @@ def flips(
     """Runs what is missing of an experiment and its variations, and draws the maps into the experiment's page.
 
     Variations lie below `OUT/flips/<variation>/`, result folders like any other, so that a killed run goes on from what
-    is finished.
+    is finished. `flips.json` is written after each, and says of the others that they were not run yet.
 
     Args:
       experiment: what to run.
@@ -48,31 +48,35 @@ def flips(
     """
     on_variation("")
     chosen = reproduce(experiment, scale, out, seed, control=False, **named)
-    cells = []
-    for variation in grid(experiment.flips):
-        on_variation(variation.name)
-        cells.append(_cell(experiment, variation, scale, out, seed, named))
+    folder = Path(chosen["folder"])
+    not_run = f"not run yet; playbook flips {experiment.name} goes on"
+    cells = {variation: {**variation._asdict(), "unavailable": not_run} for variation in grid(experiment.flips)}
     content = {
         "experiment": experiment.name,
         "scale": scale,
         "seed": seed,
         "device": chosen["provenance"]["device"],
         "claims": _claims(chosen),
-        "cells": cells,
     }
-    folder = Path(chosen["folder"])
+    for variation in sorted(cells, key=lambda variation: variation.factor):  # what is halved takes the least time
+        on_variation(variation.name)
+        cells[variation] = _cell(experiment, variation, scale, out, seed, named)
+        _write(folder, {**content, "cells": list(cells.values())})
+    reproduce(experiment, scale, out, seed, control=False, **named)  # trains nothing more, and draws the page anew
+    return {**content, "cells": list(cells.values()), "folder": str(folder)}
+
+
+def _write(folder: Path, content: Mapping[str, Any]) -> None:
     try:
         (folder / FLIPS).write_text(json.dumps(content, indent=1) + "\n", "utf-8")
     except OSError as error:
         raise InputError(f"{folder} cannot be written ({error.strerror}); make room and repeat the command") from None
-    reproduce(experiment, scale, out, seed, control=False, **named)  # trains nothing more, and draws the page anew
-    return {**content, "folder": str(folder)}
 
 
 def _cell(
     experiment: Experiment, variation: Variation, scale: str, out: Path, seed: int, named: Mapping[str, Any]
 ) -> dict[str, Any]:
-    place = {"axis": variation.axis, "factor": variation.factor}
+    place = variation._asdict()
     try:
         result = reproduce(
             varied(experiment, variation), scale, out / "flips" / variation.name, seed, control=False, **named

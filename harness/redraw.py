@@ -32,7 +32,8 @@ def redraw(
 ) -> list[Path]:
     """Judges and draws the trials of finished results again, as `OUT/figures/<style>/<experiment>-<folder>.<format>`.
 
-    Equal trials give equal bytes under the same version of Matplotlib.
+    Equal trials give equal bytes under the same version of Matplotlib. A figure with more panels than a slide has room
+    for becomes several files, `<experiment>-<folder>-<number>.<format>`.
 
     Args:
       names: of experiments; none, or `all`, for those that `out` holds.
@@ -123,13 +124,19 @@ def _draw(
     name: str,
     kinds: Sequence[str],
 ) -> list[Path]:
-    from harness.figures.paper_styles import restyle
+    from harness.figures.paper_styles import pages, restyle
     from harness.figures.style import save
 
     verdicts = judge(one.judge(records, scale, control)) if scale != "smoke" else []
+    found = pages(len(one.draw(records, verdicts, scale).axes), style)
+    stem = f"{one.name}-{name}"
+    written = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        save(lambda: restyle(one.draw(records, verdicts, scale), style), folder, f"{one.name}-{name}", kinds)
+        for number, page in enumerate(found, 1):
+            of_page = f"{stem}-{number}" if len(found) > 1 else stem
+            save(lambda page=page: restyle(one.draw(records, verdicts, scale), style, page), folder, of_page, kinds)
+            written += [folder / f"{of_page}.{kind}" for kind in kinds]
     except OSError as error:
         raise InputError(f"{folder} cannot be written ({error.strerror}); choose another --out") from None
-    return [folder / f"{one.name}-{name}.{kind}" for kind in kinds]
+    return written

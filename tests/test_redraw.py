@@ -18,8 +18,8 @@ from matplotlib.lines import Line2D
 
 from harness.experiments.experiment import experiments
 from harness.figures.lines import draw_lines
-from harness.figures.paper_styles import STYLES, restyle
-from harness.figures.style import _SETTINGS, COLOURS, panels
+from harness.figures.paper_styles import STYLES, pages, restyle
+from harness.figures.style import _SETTINGS, COLOURS, panels, shared_legend
 from harness.records import InputError
 from harness.redraw import FORMATS, redraw
 from tests import stand_in
@@ -85,9 +85,40 @@ def six_lines(panel_count=4, points=20):
     return figure
 
 
-def restyled(draw, style):
+def restyled(draw, style, number=0):
+    """A page of a figure."""
     with matplotlib.rc_context(_SETTINGS):
-        return restyle(draw(), STYLES[style])
+        figure = draw()
+        return restyle(figure, STYLES[style], pages(len(figure.axes), STYLES[style])[number])
+
+
+@pytest.mark.parametrize("count", range(1, 10))
+def test_every_panel_stands_on_one_page(count):
+    assert pages(count, STYLES["paper"]) == [range(count)]
+    slides = pages(count, STYLES["slides"])
+    assert [panel for page in slides for panel in page] == list(range(count))
+    assert all(0 < len(page) <= 4 for page in slides) and len(slides) == -(-count // 4)
+
+
+def test_a_slide_has_its_own_panels_and_legend():
+    """What is drawn in two panels looks the same on both slides, and what is not on a slide is not in its legend."""
+
+    def draw():
+        figure, axes = panels(6, "six panels")
+        for number, panel in enumerate(axes):
+            panel.set_title(f"panel {number}")
+            for colour, name in zip(COLOURS, ("everywhere", f"only on slide {number // 3}"), strict=False):
+                panel.plot([1, 2], [number, number + 1], color=colour, label=name)
+        shared_legend(figure, axes)
+        return figure
+
+    slides = [restyled(draw, "slides", number) for number in range(2)]
+    for number, slide in enumerate(slides):
+        assert [panel.get_title() for panel in slide.axes] == [f"panel {3 * number + i}" for i in range(3)]
+        (legend,) = slide.legends
+        assert [text.get_text() for text in legend.get_texts()] == ["everywhere", f"only on slide {number}"]
+    looks = [[line.get_linestyle() for panel in slide.axes for line in panel.lines] for slide in slides]
+    assert looks[0] == looks[1] and len(set(looks[0])) == 2
 
 
 def test_colours_alone_do_for_all_but_readers_in_greyscale():

@@ -6,7 +6,7 @@ import pytest
 from harness.experiments.experiment import experiments
 from harness.experiments.variation import AXES, FACTORS, Variation, grid, varied
 from harness.flips import flips
-from harness.recorded import recorded_flips
+from harness.recorded import own_flips, recorded_flips
 from harness.records import InputError
 from harness.report.page import flip_maps
 from harness.studies.study import Arm, Study
@@ -129,7 +129,7 @@ def test_flips_of_a_stand_in(tmp_path):
         for path in tmp_path.glob("*/*/flips.json"):
             path.write_text('{"cells": []}')  # of an older version
         found = flips(short, "smoke", tmp_path, 0, on_variation=seen.append, **named)
-    assert seen[0] == "" and seen[1] == "model-x0.5"
+    assert seen[:5] == ["", "model-x0.5", "steps-x0.5", "model-x2", "steps-x2"]
     cells = {(cell["axis"], cell["factor"]): cell for cell in found["cells"]}
     assert cells["model", 2.0]["unavailable"] == "stand_in has no field 'width'"
     assert cells["steps", 2.0]["claims"] == []
@@ -138,6 +138,25 @@ def test_flips_of_a_stand_in(tmp_path):
     assert kept["claims"] == []
     longer = json.loads((tmp_path / "flips/steps-x2/stand-in-rounds/smoke-seed0/result.json").read_text())
     assert longer["trials"]["complete"] > 0
+
+
+def test_flips_that_were_stopped_show_what_is_finished(tmp_path):
+    """Each cell is kept as it is judged; the others say that they were not run and what runs them."""
+
+    def stop(variation):
+        if variation == "steps-x2":
+            raise KeyboardInterrupt
+
+    short = dataclasses.replace(ROUNDS, flips=("steps",))
+    named = {"jobs": 1, "executor": None, "overrides": {}, "fresh": False, "command": "test"}
+    with pytest.raises(KeyboardInterrupt):
+        flips(short, "smoke", tmp_path, 0, on_variation=stop, **named)
+    kept = own_flips(tmp_path / "stand-in-rounds/smoke-seed0")
+    assert kept["cells"] == [
+        {"axis": "steps", "factor": 0.5, "claims": []},
+        {"axis": "steps", "factor": 2.0, "unavailable": "not run yet; playbook flips stand-in-rounds goes on"},
+    ]
+    assert flips(short, "smoke", tmp_path, 0, **named)["cells"][1] == {"axis": "steps", "factor": 2.0, "claims": []}
 
 
 def test_a_map_has_the_chosen_setting_in_the_middle():

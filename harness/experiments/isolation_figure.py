@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import matplotlib
@@ -24,7 +25,7 @@ from harness.experiments.weight_decay_isolation import (
 from harness.figures.dots import draw_dots
 from harness.figures.isolation_plot import IsolationSeries, draw_isolation
 from harness.figures.published import published
-from harness.figures.style import COLOURS, panels
+from harness.figures.style import COLOURS, MARKERS, panels
 from harness.records import TrialRecord
 
 
@@ -69,8 +70,17 @@ def draw(records: Sequence[TrialRecord], scale: str) -> Figure:
     lines.append(IsolationSeries("mean of fresh seeds at the chosen rate", decays, fresh, COLOURS[1], marker="s"))
     draw_isolation(axes[0], lines, xlabel, ylabel, "isolation plot: the rate optimised away", xlog=not control)
     by_rate = [
-        IsolationSeries(f"rate {rate:g}", decays, [np.mean(first[arm.name][rate]) for arm in levels], colour, width=1.0)
-        for rate, colour in zip(grid.rates, _rate_colours(len(grid.rates)), strict=True)
+        IsolationSeries(
+            f"rate {rate:g}",
+            decays,
+            [np.mean(first[arm.name][rate]) for arm in levels],
+            colour,
+            marker=marker,
+            width=1.0,
+        )
+        for rate, colour, marker in zip(
+            grid.rates, _rate_colours(len(grid.rates)), itertools.cycle(MARKERS), strict=False
+        )
     ]
     draw_isolation(axes[1], by_rate, xlabel, ylabel, "the same at each fixed rate (means)", xlog=not control)
     axes[1].set_ylim(top=2 * axes[1].get_ylim()[1])  # room for the legend

@@ -9,6 +9,8 @@ from matplotlib.axes import Axes
 
 from harness.figures.style import COLOURS
 
+_MARKS = ("--", ":", "-.")
+
 
 def draw_differences(
     axes: Axes, groups: Mapping[str, Sequence[float]], ylabel: str, title: str, marks: Mapping[str, float] | None = None
@@ -20,7 +22,7 @@ def draw_differences(
       groups: label to differences, in units of the axis.
       ylabel: of the axis.
       title: of the panel.
-      marks: label to a height that is drawn dashed across the panel, such as a threshold.
+      marks: label to a height that is drawn across the panel, such as a threshold; at most three.
     """
     axes.axhline(0, color="black", linewidth=0.8)
     for index, (values, colour) in enumerate(zip(groups.values(), COLOURS, strict=False)):
@@ -30,8 +32,8 @@ def draw_differences(
             mean = float(np.mean(values))
             axes.plot([index - 0.22, index + 0.22], [mean, mean], color="black", linewidth=1.5)
             axes.annotate(f"{mean:.2g}", (index + 0.25, mean), va="bottom")
-    for label, height in (marks or {}).items():
-        axes.axhline(height, color="black", linestyle="--", linewidth=0.8, label=label)
+    for (label, height), line in zip((marks or {}).items(), _MARKS, strict=False):
+        axes.axhline(height, color="black", linestyle=line, linewidth=0.8, label=label)
     axes.set_xticks(range(len(groups)), list(groups))
     axes.set(xlim=(-0.5, len(groups) - 0.3), ylabel=ylabel, title=title)
     if marks:

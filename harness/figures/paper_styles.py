@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -50,6 +50,7 @@ class Style(NamedTuple):
       small: size of ticks, legends and notes, points.
       lines: what widths of lines are multiplied by.
       marks: what sizes of markers are multiplied by.
+      panels: the most panels that a page has room for; None for any number.
     """
 
     width: float
@@ -59,25 +60,38 @@ class Style(NamedTuple):
     small: float
     lines: float
     marks: float
+    panels: int | None
 
 
 STYLES = {
     # The text width of ICML is 6.75 inches, of IEEE 7.16: drawn at 1:1, letters are as large as said.
-    "paper": Style(width=6.75, height=None, row=2.6, text=7, small=6, lines=0.7, marks=0.7),
-    "slides": Style(width=13.333, height=7.5, row=0, text=12, small=10.5, lines=1.6, marks=1.4),
+    "paper": Style(width=6.75, height=None, row=2.6, text=7, small=6, lines=0.7, marks=0.7, panels=None),
+    "slides": Style(width=13.333, height=7.5, row=0, text=12, small=10.5, lines=1.6, marks=1.4, panels=4),
 }
 
 
-def restyle(figure: Figure, style: Style) -> Figure:
+def pages(count: int, style: Style) -> list[range]:
+    """Which of a figure's `count` panels stand on each page, about as many on each."""
+    number = -(-count // style.panels) if style.panels else 1
+    most = -(-count // number)
+    return [range(first, min(first + most, count)) for first in range(0, count, most)]
+
+
+def restyle(figure: Figure, style: Style, page: range) -> Figure:
     """Gives a figure of `harness.figures.style.panels` another look, inside the settings that it was drawn in.
 
     Args:
       figure: changed in place.
       style: one of `STYLES`.
+      page: the panels that are kept, one of `pages`.
 
     Returns:
       The figure.
     """
+    _tell_apart(figure)  # before panels go, so that a series looks the same on all pages
+    for index, panel in enumerate(list(figure.axes)):
+        if index not in page:
+            panel.remove()
     panels = figure.axes
     columns = _columns(panels, style)
     rows = -(-len(panels) // columns)
@@ -85,7 +99,6 @@ def restyle(figure: Figure, style: Style) -> Figure:
     grid = figure.add_gridspec(rows, columns)
     for index, panel in enumerate(panels):
         panel.set_subplotspec(grid[index])
-    _tell_apart(figure)
     _scale(figure, style)
     width = 72 * style.width / columns
     titles = [panel.get_title() for panel in panels]
@@ -215,20 +228,28 @@ def _move_legends(figure: Figure, width: float, style: Style) -> None:
             bbox_transform=panel.transAxes + down,
             borderaxespad=0,
         )
+    here = {label for panel in figure.axes for label in panel.get_legend_handles_labels()[1]}
     for legend in list(figure.legends):
         legend.remove()
-        figure.legend(**_entries(legend, 72 * style.width, style), loc="outside lower center")
+        entries = _entries(legend, 72 * style.width, style, here)
+        if entries["handles"]:
+            figure.legend(**entries, loc="outside lower center")
 
 
-def _entries(legend: Legend, room: float, style: Style) -> dict[str, Any]:
-    """What a new legend has of an old one, in as many columns as `room` points hold."""
-    labels = [_broken(text.get_text(), 0.8 * room, style.small) for text in legend.get_texts()]
-    longest = max(len(line) for label in labels for line in label.split("\n"))
+def _entries(legend: Legend, room: float, style: Style, here: Container[str] | None = None) -> dict[str, Any]:
+    """What a new legend has of an old one, or of what is `here`, in as many columns as `room` points hold."""
+    entries = [
+        (handle, text.get_text())
+        for handle, text in zip(legend.legend_handles, legend.get_texts(), strict=True)
+        if here is None or text.get_text() in here
+    ]
+    labels = [_broken(label, 0.8 * room, style.small) for _, label in entries]
+    longest = max((len(line) for label in labels for line in label.split("\n")), default=0)
     columns = int(0.85 * room / ((longest + 6.5) * 0.48 * style.small))  # a handle takes 6.5 letters
     return {
-        "handles": legend.legend_handles,
+        "handles": [handle for handle, _ in entries],
         "labels": labels,
-        "ncols": min(len(labels), max(1, columns)),
+        "ncols": max(1, min(len(labels), columns)),
         "fontsize": style.small,
         "columnspacing": 1.2,
         "labelspacing": 0.3,
