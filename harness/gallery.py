@@ -117,7 +117,7 @@ def _flips(folder: Path, result: Mapping[str, Any]) -> dict[str, Any]:
     """The folder's own flip maps, else the recorded ones, as on its own page; those are of no control and no --set."""
     if own := own_flips(folder):
         return own
-    if result["control"] or "--set" in result["provenance"]["command"]:
+    if result["control"] or result.get("overrides"):
         return {}
     return recorded_flips(result["experiment"], result["scale"], result["provenance"]["device"])
 

@@ -102,12 +102,19 @@ def _read_result(path: Path) -> tuple[bytes, str, str]:
     try:
         result = json.loads(content)
         found, device = result["fingerprint"], result["provenance"]["device"]
+        overrides = dict(result.get("overrides", {}))
     except (ValueError, KeyError, TypeError):
         found = device = None
     if not isinstance(found, str) or not isinstance(device, str):
         raise InputError(
             f"{path} is damaged: expected JSON with fingerprint and provenance.device; run its command again, "
             "or remove its folder"
+        )
+    if overrides:
+        changed = " ".join(f"--set {name}={value}" for name, value in overrides.items())
+        raise InputError(
+            f"{path} was made with {changed}: expected an experiment as it stands; run its command again without, "
+            "or move its folder away"
         )
     return content, found, device
 

@@ -93,7 +93,7 @@ def reproduce(
         done = run_rounds(first, rounds, folder, jobs, executor, on_progress, ray_address, beside)
         records = done.records
         verdicts = judge(experiment.judge(records, scale, control)) if scale != "smoke" else []
-        result = _result(experiment, scale, seed, control, records, verdicts)
+        result = _result(experiment, scale, seed, control, overrides, records, verdicts)
         result["seconds"] = done.run["seconds"]
         result["provenance"] = {
             **provenance(command, done.run["device"], done.identity),
@@ -180,6 +180,7 @@ def _result(
     scale: str,
     seed: int,
     control: bool,
+    overrides: Mapping[str, str],
     records: Sequence[TrialRecord],
     verdicts: Sequence[Verdict],
 ) -> dict[str, Any]:
@@ -189,6 +190,7 @@ def _result(
         "scale": scale,
         "seed": seed,
         "control": control,
+        "overrides": dict(overrides),
         "judged": bool(verdicts),
         "claims": [
             {

@@ -162,7 +162,10 @@ class TestFolder:
         before = (study_copy.folder / "result.json").read_bytes()
         status, out, err = playbook(*study_copy.arguments, "--set", "examples=51", "--fresh", "--jobs", "1")
         assert status == 0, err
-        assert json.loads(out)["fingerprint"] != study_copy.result["fingerprint"]
+        result = json.loads(out)
+        assert result["fingerprint"] != study_copy.result["fingerprint"]
+        assert result["overrides"] == {"examples": "51"}
+        assert "<code>examples=51</code>" in (study_copy.folder / "index.html").read_text("utf-8")
         (aside,) = study_copy.folder.parent.glob("smoke-seed0.*")
         assert (aside / "result.json").read_bytes() == before
         assert "older results moved to" in err

@@ -194,6 +194,18 @@ class TestResults:
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
         assert_refused(f"{path} is damaged.*run its command again", tmp_path, out, baseline=tmp_path / "kept")
 
+    def test_a_changed_experiment(self, out, tmp_path):
+        """A baseline is of the experiment as it stands."""
+        add(out, "stand-in/laptop-seed0")
+        add(out, "stand-in/laptop-seed1", overrides={"width": "4", "lively": "true"})
+        assert_refused(
+            "laptop-seed1/result.json was made with --set width=4 --set lively=true: expected an experiment as it "
+            "stands; run its command again without",
+            tmp_path,
+            out,
+            baseline=tmp_path / "kept",
+        )
+
     def test_a_missing_figure(self, out, tmp_path):
         add(out, "stand-in/laptop-seed0", figure=None)
         assert_refused(

@@ -29,6 +29,7 @@ FIELDS = [
     "scale",
     "seed",
     "control",
+    "overrides",
     "judged",
     "claims",
     "trials",
@@ -52,7 +53,8 @@ class FinishedStudy:
         result = study.result
         assert list(result) == FIELDS
         assert (result["experiment"], result["scale"], result["seed"]) == (study.name, "smoke", 0)
-        assert (result["control"], result["judged"], result["claims"]) == (False, False, [])
+        assert (result["control"], result["overrides"]) == (False, {})
+        assert (result["judged"], result["claims"]) == (False, [])
         assert set(result["trials"]) == {"complete", "infeasible"}
         assert re.fullmatch("[0-9a-f]{64}", result["fingerprint"])
         assert result["seconds"] > 0
