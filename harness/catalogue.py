@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from harness.experiments.experiment import Experiment
-from harness.records import InputError
-from harness.reproduce import check_asked, exit_status, reproduce
-
-PROGRAM_FAILED = 70
-"""Exit status of a failure that no input is to blame for; Python's own, 1, would read as `contradicted`."""
+from harness.reproduce import PROGRAM_FAILED, attempt, check_asked, exit_status
 
 
 def reproduce_several(
@@ -32,8 +27,7 @@ def reproduce_several(
       **asked: what else `harness.reproduce.reproduce` takes.
 
     Returns:
-      An outcome per experiment: what `reproduce` returns, or `experiment`, `error` (one line) and `status` (2 for bad
-      input, `PROGRAM_FAILED`, with a traceback in `traceback`).
+      What `harness.reproduce.attempt` returns, per experiment.
 
     Raises:
       InputError: bad scale, seed, number of jobs or executor.
@@ -42,14 +36,7 @@ def reproduce_several(
     outcomes = []
     for one in wanted:
         on_begin(one.name)
-        try:
-            outcome = reproduce(one, **asked)
-        except InputError as error:
-            outcome = {"experiment": one.name, "error": " ".join(str(error).split()), "status": 2}
-        except Exception as error:
-            line = " ".join(f"{type(error).__name__}: {error}".split())
-            outcome = {"experiment": one.name, "error": line, "status": PROGRAM_FAILED}
-            outcome["traceback"] = traceback.format_exc()
+        outcome = attempt(one, **asked)
         on_end(outcome)
         outcomes.append(outcome)
     return outcomes

@@ -9,8 +9,9 @@ Of every benchmark, its ratio to the peer of the same run, never absolute time.
 
 from __future__ import annotations
 
-import contextlib
+import dataclasses
 import importlib.resources
+import itertools
 import json
 import math
 import re
@@ -23,10 +24,11 @@ import numpy as np
 from harness.analysis import drift
 from harness.analysis.rank_tests import holm
 from harness.experiments.experiment import Experiment
+from harness.nights import Nights
 from harness.recorded import device_folder, recorded_trials
 from harness.records import InputError, TrialRecord
 from harness.report.trial_table import read_parquet
-from harness.reproduce import reproduce
+from harness.reproduce import attempt, check_asked
 
 CHECK = "check.json"
 """Of the folder of all results: what the last night found."""
@@ -49,82 +51,141 @@ def check(
     alpha: float = drift.ALPHA,
     nights: int = drift.NIGHTS,
     on_experiment: Callable[[str], None] = lambda name: None,
+    on_failure: Callable[[str], None] = lambda traceback: None,
     **named: Any,
 ) -> dict[str, Any]:
     """Runs each experiment at a fresh seed, compares, and writes `OUT/check.json`.
+
+    An experiment that cannot be run or compared takes nothing from the others.
 
     Args:
       chosen: the experiments.
       scale: one of `harness.experiments.experiment.SCALES`.
       out: the folder of all results, where earlier nights lie too.
       baseline: the folder of all baselines; None for that of the package `baselines`.
-      seed: of the experiments; None for the one after those of the last night in OUT and of the baselines, from 2 on.
+      seed: of the experiments; None for a fresh one, see `harness.nights`.
       benchmarks: written by `pytest --benchmark-json`; None for no comparison of benchmarks.
       alpha: chance of a false alarm of any metric in a night.
-      nights: how many of the last seeds in OUT are pooled, this one included.
+      nights: how many of the last seeds that ran here against the same baselines are pooled, this one included.
       on_experiment: called with the name of what is run next.
+      on_failure: called with the traceback of an experiment that the program failed at.
       **named: what else `harness.reproduce.reproduce` takes.
 
     Returns:
-      What `check.json` holds: `drifts`, a line each; `notes` likewise; `unchecked`, name to reason; `metrics`,
-      `verdicts`, `benchmarks`, each a list of comparisons; `scale`, `seed`, `alpha`, `nights`.
+      What `check.json` holds: `drifts`, a line each; `notes` likewise; `unchecked`, name to the reason why an
+      experiment or the benchmarks could not be compared, though they should; `metrics`, `verdicts`, `benchmarks`, each
+      a list of comparisons; `scale`, `seed`, `alpha`, `nights`; `status`, the exit status of the command: 1 where
+      something drifted, else 70 where the program failed at an experiment, else 2 where something could not be
+      compared, else 0.
 
     Raises:
       InputError: bad input, see the message.
     """
     if baseline is not None and not baseline.is_dir():
         raise InputError(f"--baseline {baseline}: expected a folder of baselines, as playbook record writes one")
+    check_asked(scale, seed or 0, named["jobs"], named["executor"], named.get("ray_address"))
     fresh_rows = None if benchmarks is None else _benchmark_rows(benchmarks)
     place = baseline or Path(str(importlib.resources.files("baselines")))
-    if seed is None:
-        seed = _fresh_seed(chosen, out, scale, place)
-    else:
-        for experiment in chosen:
-            if seed in _seeds(place.glob(f"*/{experiment.name}/*.json"), scale):
-                raise InputError(
-                    f"--seed {seed}: expected one that is not recorded, but {experiment.name} is recorded at it; "
-                    "leave --seed out for a fresh one"
-                )
-    metrics: list[dict[str, Any]] = []
-    verdicts: list[dict[str, Any]] = []
-    unchecked: dict[str, str] = {}
-    device = None
+    recorded_seeds = {one.name: _seeds(place.glob(f"*/{one.name}/*.json"), scale) for one in chosen}
+    for name, seeds in recorded_seeds.items():
+        if seed in seeds:
+            raise InputError(
+                f"--seed {seed}: expected one that is not recorded, but {name} is recorded at it; "
+                "leave --seed out for a fresh one"
+            )
+    here = [_seeds((out / one.name).glob("*/*"), scale) for one in chosen]
+    ran = Nights(out, scale, itertools.chain(*recorded_seeds.values(), *here), seed)
+    found = _Found()
+    status = 0
     for experiment in chosen:
         on_experiment(experiment.name)
-        result = reproduce(experiment, scale, out, seed, control=False, overrides={}, fresh=False, **named)
-        device = result["provenance"]["device"]
-        verdicts += _compare_verdicts(result, place / device_folder(device))
-        recorded = recorded_trials(experiment.name, scale, device, baseline)
-        if not recorded:
-            unchecked[experiment.name] = f"no trials of scale {scale} are recorded for {device_folder(device)}"
+        result = attempt(
+            experiment, scale=scale, out=out, seed=ran.seed, control=False, overrides={}, fresh=False, **named
+        )
+        if "error" in result:
+            found.unchecked[experiment.name] = result["error"]
+            status = max(status, result["status"])
+            if "traceback" in result:
+                on_failure(result["traceback"])
             continue
-        folder = out / experiment.name
-        pooled = [one for one in _seeds(folder.glob("*/trials.parquet"), scale) if one <= seed and one not in recorded]
-        fresh = {one: read_parquet(folder / f"{scale}-seed{one}" / "trials.parquet") for one in pooled[-nights:]}
-        compared = compare_trials(experiment.name, recorded, fresh)
-        metrics += compared
-        if not compared:
-            unchecked[experiment.name] = f"fewer than {drift.MIN_UNITS} independent units with settings in common"
-    for row, adjusted in zip(metrics, holm(np.array([row["p"] for row in metrics])), strict=True):
+        try:
+            _compare(found, experiment, result, ran, out, baseline, nights)
+        except InputError as error:
+            found.unchecked[experiment.name] = str(error)
+    for row, adjusted in zip(found.metrics, holm(np.array([row["p"] for row in found.metrics])), strict=True):
         row |= {"adjusted_p": float(adjusted), "drift": bool(adjusted <= alpha)}
-    rows = [] if fresh_rows is None else compare_benchmarks(_recorded_benchmarks(place, device or ""), fresh_rows)
+    rows = []
+    if fresh_rows is not None:
+        rows, why_not = _compare_to_recorded(fresh_rows, place / device_folder(found.device) / "benchmarks.json")
+        found.unchecked |= {"benchmarks": why_not} if why_not else {}
+    drifts = [_line(row) for row in (*found.verdicts, *found.metrics, *rows) if row["drift"]]
     content = {
         "scale": scale,
-        "seed": seed,
+        "seed": ran.seed,
         "alpha": alpha,
         "nights": nights,
-        "drifts": [_line(row) for row in (*verdicts, *metrics, *rows) if row["drift"]],
-        "notes": [_line(row) for row in verdicts if row["recorded"] != row["fresh"] and not row["drift"]],
-        "unchecked": unchecked,
-        "verdicts": verdicts,
-        "metrics": metrics,
+        "drifts": drifts,
+        "notes": [_line(row) for row in found.verdicts if row["recorded"] != row["fresh"] and not row["drift"]]
+        + found.notes,
+        "unchecked": found.unchecked,
+        "verdicts": found.verdicts,
+        "metrics": found.metrics,
         "benchmarks": rows,
+        "status": 1 if drifts else max(status, 2) if found.unchecked else 0,
     }
     try:
         (out / CHECK).write_text(json.dumps(content, indent=1) + "\n", "utf-8")
     except OSError as error:
         raise InputError(f"{out} cannot be written ({error.strerror}); make room and repeat the command") from None
+    ran.finish()
     return content
+
+
+@dataclasses.dataclass
+class _Found:
+    """What the comparisons of a night give, see `check`; `device` is that of the last experiment."""
+
+    metrics: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    verdicts: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    unchecked: dict[str, str] = dataclasses.field(default_factory=dict)
+    notes: list[str] = dataclasses.field(default_factory=list)
+    device: str = ""
+
+
+def _compare(
+    found: _Found,
+    experiment: Experiment,
+    result: Mapping[str, Any],
+    ran: Nights,
+    out: Path,
+    baseline: Path | None,
+    nights: int,
+) -> None:
+    """Compares an experiment that has run with its baselines."""
+    name, scale, found.device = experiment.name, result["scale"], result["provenance"]["device"]
+    place = (baseline or Path(str(importlib.resources.files("baselines")))) / device_folder(found.device)
+    recorded = recorded_trials(name, scale, found.device, baseline)
+    pooled = ran.compared(name, _fingerprints(place / name, scale))
+    if not recorded:
+        found.unchecked[name] = (
+            f"no trials of scale {scale} are recorded for {device_folder(found.device)}; "
+            f"playbook record --out {out} records this night's"
+        )
+        return
+    verdicts, gone = _compare_verdicts(result, place)
+    found.verdicts += verdicts
+    found.notes += [f"{name}: {claim} is recorded, and judged no more" for claim in gone]
+    units = drift.independent_units([one.seeds for trials in recorded.values() for one in trials])
+    if len(set(units)) < drift.MIN_UNITS:
+        found.notes.append(f"{name}: verdicts alone, as fewer than {drift.MIN_UNITS} independent units are recorded")
+        return
+    tables = {one: out / name / f"{scale}-seed{one}" / "trials.parquet" for one in pooled[-nights:]}
+    compared = compare_trials(name, recorded, {one: read_parquet(path) for one, path in tables.items()})
+    found.metrics += compared
+    if not compared:
+        found.unchecked[name] = (
+            f"fewer than {drift.MIN_UNITS} units have settings in common with those recorded; record it anew"
+        )
 
 
 def compare_trials(
@@ -204,7 +265,7 @@ def compare_benchmarks(recorded: Mapping[str, Any], fresh: Mapping[str, Any]) ->
 def _relative_speeds(name: str, numbers: Mapping[str, Any]) -> dict[str, float]:
     """Speed over that of each peer; peers among themselves are none of ours."""
     found = {key: value for key, value in numbers.items() if key.startswith("ratio_to_") and name.endswith("harness]")}
-    if "overhead" in numbers:
+    if numbers.get("overhead", -1) > -1:
         found["speed without / with"] = 1 / (1 + numbers["overhead"])
     return {key: float(value) for key, value in found.items() if 0 < value < math.inf}
 
@@ -231,22 +292,19 @@ def _seeds(paths: Iterable[Path], scale: str) -> list[int]:
     return sorted({int(name[1]) for text in names if (name := found(text))})
 
 
-def _fresh_seed(chosen: Sequence[Experiment], out: Path, scale: str, baseline: Path) -> int:
-    """The one after the last night's and all recorded ones: an interrupted night, which left no file, goes on."""
-    used = [1]
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        used.append(int(json.loads((out / CHECK).read_text("utf-8"))["seed"]))
-    for experiment in chosen:
-        used += _seeds(baseline.glob(f"*/{experiment.name}/*.json"), scale)
-    return max(used) + 1
+def _fingerprints(folder: Path, scale: str) -> list[str]:
+    """Of the recorded results of an experiment, by ascending seed."""
+    paths = [folder / f"{scale}-seed{seed}.json" for seed in _seeds(folder.glob("*.json"), scale)]
+    try:
+        return [json.loads(path.read_bytes())["fingerprint"] for path in paths]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise InputError(f"recorded results in {folder} are damaged: expected a fingerprint; restore them") from None
 
 
-def _compare_verdicts(result: Mapping[str, Any], folder: Path) -> list[dict[str, Any]]:
-    """Each claim's verdict against the recorded one of the lowest seed."""
+def _compare_verdicts(result: Mapping[str, Any], folder: Path) -> tuple[list[dict[str, Any]], list[str]]:
+    """Each claim's verdict against the recorded one of the lowest seed, and recorded claims that are judged no more."""
     experiment, scale = result["experiment"], result["scale"]
     seeds = _seeds((folder / experiment).glob("*.json"), scale)
-    if not seeds:
-        return []
     path = folder / experiment / f"{scale}-seed{seeds[0]}.json"
     try:
         recorded = {claim["id"]: claim for claim in json.loads(path.read_text("utf-8"))["claims"]}
@@ -265,26 +323,52 @@ def _compare_verdicts(result: Mapping[str, Any], folder: Path) -> list[dict[str,
         ]
     except (OSError, ValueError, KeyError, TypeError):
         raise InputError(f"recorded result {path} is damaged: expected its claims; restore the file") from None
-    return rows
+    return rows, sorted(recorded.keys() - {claim["id"] for claim in result["claims"]})
 
 
 def _benchmark_rows(path: Path) -> dict[str, Any]:
+    """Full name of a benchmark to `extra_info`, numbers alone, and `machine`."""
     try:
-        return {row["fullname"]: row["extra_info"] for row in json.loads(path.read_bytes())["benchmarks"]}
+        content = json.loads(path.read_bytes())
+        cpu = content["machine_info"]["cpu"]
+        machine = {"cpu": cpu.get("brand_raw"), "cores": cpu.get("count")}
+        return {
+            row["fullname"]: {"extra_info": _numbers(row["extra_info"]), "machine": machine}
+            for row in content["benchmarks"]
+        }
     except OSError as error:
         raise InputError(f"--benchmarks {path} cannot be read ({error.strerror})") from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise InputError(f"--benchmarks {path}: expected a file that pytest --benchmark-json writes") from None
 
 
-def _recorded_benchmarks(baseline: Path, device: str) -> dict[str, Any]:
-    path = baseline / device_folder(device) / "benchmarks.json"
+def _numbers(extra_info: Mapping[str, Any]) -> dict[str, float]:
+    return {
+        name: float(value)
+        for name, value in extra_info.items()
+        if isinstance(value, int | float) and math.isfinite(value)
+    }
+
+
+def _compare_to_recorded(fresh: Mapping[str, Any], path: Path) -> tuple[list[dict[str, Any]], str]:
+    """Rows of `compare_benchmarks`, and why there are none: peers scale otherwise on another processor."""
     try:
-        return {name: row["extra_info"] for name, row in json.loads(path.read_bytes()).items()}
+        recorded = json.loads(path.read_bytes())
+        numbers = {name: _numbers(row["extra_info"]) for name, row in recorded.items()}
+        machines = {name: row["machine"] for name, row in recorded.items()}
+        alike = [
+            name
+            for name in fresh.keys() & numbers.keys()
+            if all(machines[name].get(key, value) == value for key, value in fresh[name]["machine"].items())
+        ]
     except FileNotFoundError:
-        return {}
+        return [], f"none are recorded in {path.parent}; playbook record --benchmarks records some"
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise InputError(f"recorded benchmarks {path} are damaged: expected a JSON object; restore the file") from None
+    rows = compare_benchmarks(
+        {name: numbers[name] for name in alike}, {name: fresh[name]["extra_info"] for name in alike}
+    )
+    return rows, "" if rows else f"none of {path} was run on such a processor under such a name; record them anew"
 
 
 def _line(row: Mapping[str, Any]) -> str:

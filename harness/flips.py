@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.experiments.experiment import Experiment
-from harness.experiments.variation import Variation, grid, varied
+from harness.experiments.variation import CannotVaryError, Variation, grid, varied
 from harness.recorded import FLIPS
 from harness.records import InputError
 from harness.reproduce import reproduce
@@ -44,7 +44,7 @@ def flips(
       with `axis`, `factor`, and either `claims` or `unavailable`, the reason why there is no such cell.
 
     Raises:
-      InputError: bad input, see the message.
+      InputError: bad input, see the message; what went wrong in a variation, such as a full disk, makes no cell.
     """
     on_variation("")
     chosen = reproduce(experiment, scale, out, seed, control=False, **named)
@@ -62,7 +62,8 @@ def flips(
         on_variation(variation.name)
         cells[variation] = _cell(experiment, variation, scale, out, seed, named)
         _write(folder, {**content, "cells": list(cells.values())})
-    reproduce(experiment, scale, out, seed, control=False, **named)  # trains nothing more, and draws the page anew
+    # Trains nothing more, and draws the page anew.
+    reproduce(experiment, scale, out, seed, control=False, **{**named, "fresh": False})
     return {**content, "cells": list(cells.values()), "folder": str(folder)}
 
 
@@ -81,7 +82,7 @@ def _cell(
         result = reproduce(
             varied(experiment, variation), scale, out / "flips" / variation.name, seed, control=False, **named
         )
-    except InputError as error:
+    except CannotVaryError as error:
         return {**place, "unavailable": str(error)}
     return {**place, "claims": _claims(result)}
 

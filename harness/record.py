@@ -12,7 +12,7 @@ import importlib.resources
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +26,23 @@ _RESULT_FOLDER = re.compile(r"(.+)-seed(\d+)(-control)?")
 
 
 def record(
-    out: Path, benchmarks: Path | None = None, device: str | None = None, baseline: Path | None = None
+    out: Path,
+    benchmarks: Path | None = None,
+    device: str | None = None,
+    baseline: Path | None = None,
+    on_notice: Callable[[str], None] = lambda line: None,
 ) -> list[Path]:
     """Writes results of every scale but smoke, and benchmarks, into the folder of the device that they come from.
 
-    Nothing is written where anything cannot be read.
+    Nothing is written where anything cannot be read. Recorded flip maps of a result that is replaced by another one are
+    removed, unless the new one has maps of its own.
 
     Args:
       out: the folder of all results.
       benchmarks: written by `pytest --benchmark-json`; they replace recorded ones of the same name.
       device: name of the folder; None for `laptop` where trials ran on a CPU, else the accelerator's name.
       baseline: the folder of all baselines; None for that of the package `baselines`.
+      on_notice: called with a line for each file that is removed.
 
     Returns:
       What was written.
@@ -51,6 +57,7 @@ def record(
         )
     baseline = baseline or Path(str(importlib.resources.files("baselines")))
     contents: dict[Path, bytes] = {}
+    stale: list[Path] = []
     trials: dict[Path, dict[Place, Recorded]] = {}
     for folder, (scale, seed, control) in _result_folders(out):
         content, result_fingerprint, trained_on = _read_result(folder / "result.json")
@@ -61,8 +68,11 @@ def record(
             place = Place(folder.parent.name, scale, int(seed), control is not None)
             trials.setdefault(of_device / FILE, {})[place] = _read_trials(folder / FILE, result_fingerprint)
             contents[stem.with_name(f"{stem.name}.png")] = _read(folder / "figure.png")
+            flips = stem.with_name(f"{stem.name}.flips.json")
             if (folder / FLIPS).exists():
-                contents[stem.with_name(f"{stem.name}.flips.json")] = _read(folder / FLIPS)
+                contents[flips] = _read(folder / FLIPS)
+            elif flips.exists() and not _are_around(flips, content):
+                stale.append(flips)
     for path, results in trials.items():
         contents[path] = packed({**unpacked(path), **results})
     if benchmarks is not None:
@@ -77,6 +87,9 @@ def record(
         )
     for path, content in contents.items():
         _write(path, content, baseline)
+    for path in stale:
+        on_notice(f"{path} removed: maps around another result; playbook flips makes new ones")
+        path.unlink()
     return list(contents)
 
 
@@ -94,6 +107,16 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}); run its command again") from None
+
+
+def _are_around(flips: Path, result: bytes) -> bool:
+    """Whether recorded flip maps have the result's claims in their middle."""
+    try:
+        found = {claim["id"]: claim for claim in json.loads(result)["claims"]}
+        middle = json.loads(flips.read_bytes())["claims"]
+        return all(claim == {name: found[claim["id"]][name] for name in claim} for claim in middle)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
 
 
 def _read_result(path: Path) -> tuple[bytes, str, str]:
@@ -155,6 +178,7 @@ def _benchmark_row(found: Mapping[str, Any], machine: Mapping[str, Any]) -> dict
         # Rows of several runs stand side by side, so each has its own.
         "machine": {
             "cpu": machine["cpu"].get("brand_raw"),
+            "cores": machine["cpu"].get("count"),
             "python": machine["python_version"],
             "jax": machine.get("jax"),
         },

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,9 @@ from harness.studies.shared_trials import neighbours
 from harness.studies.store import locked_folder, move_aside
 from harness.studies.study import PlannedTrial, Study
 from workloads.workload import ConfigurationError, DataError, Workload, configure
+
+PROGRAM_FAILED = 70
+"""Exit status of a failure that no input is to blame for; Python's own, 1, would read as `contradicted`."""
 
 _FILES = ("trials.parquet", "figure.png", "figure.svg", "figure.pdf", "index.html")
 
@@ -111,6 +115,27 @@ def reproduce(
                 f"{folder} cannot be written ({error.strerror}); make room and repeat the command"
             ) from None
     return {**result, "folder": str(folder)}
+
+
+def attempt(experiment: Experiment, **asked: Any) -> dict[str, Any]:
+    """Reproduces one of several experiments, which must go on without it where it cannot be run.
+
+    Args:
+      experiment: what to run.
+      **asked: what else `reproduce` takes.
+
+    Returns:
+      What `reproduce` returns, or `experiment`, `error` (one line) and `status`: 2 for bad input, or `PROGRAM_FAILED`,
+      then with the traceback in `traceback`.
+    """
+    try:
+        return reproduce(experiment, **asked)
+    except InputError as error:
+        return {"experiment": experiment.name, "error": " ".join(str(error).split()), "status": 2}
+    except Exception as error:
+        line = " ".join(f"{type(error).__name__}: {error}".split())
+        failed = {"experiment": experiment.name, "error": line, "status": PROGRAM_FAILED}
+        return {**failed, "traceback": traceback.format_exc()}
 
 
 def check_asked(scale: str, seed: int, jobs: int, executor: str | None, ray_address: str | None) -> None:

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import tomllib
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from harness import check as driver
 from harness.check import check, compare_benchmarks, compare_trials
 from harness.experiments.verdict import larger
+from harness.nights import NIGHTS, Nights
 from harness.record import record
 from harness.recorded import recorded_trials
 from harness.records import InputError
@@ -50,6 +52,7 @@ class TestNight:
     def test_nothing_drifted(self, night):
         out, found = night
         assert (found["drifts"], found["notes"], found["unchecked"], found["seed"]) == ([], [], {}, 2)
+        assert found["status"] == 0
         assert [(row["metric"], row["recorded"], row["fresh"]) for row in found["metrics"]] == [
             ("final_error", 8, 8),
             ("final_loss", 8, 8),
@@ -75,16 +78,117 @@ class TestNight:
             (line,) = found["drifts"] + found["notes"]
             assert re.match(rf"{CLAIM.id}: {verdict} -> reproduced, effect 1\.05 -> 1\.05 \[", line)
 
-    def test_an_interrupted_night_goes_on(self, kept, night, tmp_path):
-        """It left results, but not what it found."""
-        shutil.copytree(night[0] / "stand-in" / "laptop-seed2", tmp_path / "out" / "stand-in" / "laptop-seed2")
-        assert check([JUDGED], "laptop", tmp_path / "out", kept, **NAMED)["seed"] == 2
+    def test_results_that_are_none_of_a_night_are_not_pooled(self, kept, night, tmp_path):
+        """Nor is their seed taken."""
+        out = tmp_path / "out"
+        shutil.copytree(night[0] / "stand-in" / "laptop-seed2", out / "stand-in" / "laptop-seed6")
+        found = check([JUDGED], "laptop", out, kept, **NAMED)
+        assert found["seed"] == 7 and [row["fresh"] for row in found["metrics"]] == [8, 8]
+
+    def test_nights_against_other_baselines_are_not_pooled(self, kept, night, tmp_path):
+        out = tmp_path / "out"
+        shutil.copytree(night[0], out)
+        nights = json.loads((out / NIGHTS).read_text())
+        nights[0]["baselines"]["stand-in"] = ["another"]
+        (out / NIGHTS).write_text(json.dumps(nights[:1]))
+        found = check([JUDGED], "laptop", out, kept, seed=9, **NAMED)
+        assert [row["fresh"] for row in found["metrics"]] == [8, 8]
+
+    def test_one_that_cannot_be_run_takes_nothing_from_the_others(self, kept, night, tmp_path):
+        def studies(error, *_):
+            raise error
+
+        shutil.copytree(night[0], tmp_path / "out")
+        told = []
+        for error, status in ((InputError("no\ndata"), 2), (ZeroDivisionError("oh"), 70)):
+            broken = dataclasses.replace(JUDGED, name="broken", studies=partial(studies, error))
+            found = check([broken, JUDGED], "laptop", tmp_path / "out", kept, seed=2, on_failure=told.append, **NAMED)
+            assert len(found["metrics"]) == 2 and found["status"] == status
+            assert found["unchecked"] == {"broken": "no data" if status == 2 else "ZeroDivisionError: oh"}
+        assert len(told) == 1 and "ZeroDivisionError" in told[0]
+        assert json.loads((tmp_path / "out" / "check.json").read_text())["unchecked"]
 
     def test_without_a_baseline(self, night, tmp_path):
+        """Where nothing is compared, nothing is well."""
         (tmp_path / "kept").mkdir()
         found = check([JUDGED], "laptop", night[0], tmp_path / "kept", seed=2, **NAMED)
         assert found["drifts"] == found["metrics"] == []
         assert "no trials of scale laptop are recorded" in found["unchecked"]["stand-in"]
+        assert found["status"] == 2
+
+    def test_settings_that_are_recorded_no_more(self, kept, tmp_path):
+        renamed = dataclasses.replace(stand_in_study(replicates=range(8)), name="renamed")
+        other = dataclasses.replace(JUDGED, studies=lambda *_: [renamed])
+        found = check([other], "laptop", tmp_path, kept, **NAMED)
+        assert "settings in common" in found["unchecked"]["stand-in"] and found["status"] == 2
+        assert len(found["verdicts"]) == 1
+
+    def test_few_recorded_units(self, tmp_path):
+        """Their verdicts are compared, and that is said."""
+        few = dataclasses.replace(JUDGED, studies=lambda *_: [stand_in_study(replicates=range(3))])
+        reproduce(few, "laptop", tmp_path / "out", 0, control=False, overrides={}, fresh=False, **NAMED)
+        record(tmp_path / "out", baseline=tmp_path / "kept")
+        found = check([few], "laptop", tmp_path / "nights", tmp_path / "kept", **NAMED)
+        assert found["notes"] == ["stand-in: verdicts alone, as fewer than 8 independent units are recorded"]
+        assert (found["status"], len(found["verdicts"]), found["metrics"]) == (0, 1, [])
+
+    def test_a_claim_that_is_gone(self, kept, tmp_path):
+        fewer = dataclasses.replace(JUDGED, judge=lambda records, scale, control: [])
+        found = check([fewer], "laptop", tmp_path, kept, **NAMED)
+        assert found["notes"] == [f"stand-in: {CLAIM.id} is recorded, and judged no more"]
+
+
+class TestSeeds:
+    """Which seed a night has."""
+
+    @staticmethod
+    def begin(out, used=(), seed=None, scale="laptop"):
+        return Nights(out, scale, used, seed)
+
+    def test_the_first_is_2_and_each_next_one_higher(self, tmp_path):
+        for expected in (2, 3):
+            night = self.begin(tmp_path)
+            assert night.seed == expected
+            night.finish()
+        assert self.begin(tmp_path, scale="smoke").seed == 2
+
+    def test_none_that_is_used(self, tmp_path):
+        assert self.begin(tmp_path, used=(0, 1, 5)).seed == 6
+
+    def test_one_that_was_cut_off_goes_on(self, tmp_path):
+        assert [self.begin(tmp_path, used=(2,)).seed for _ in range(3)] == [3, 3, 3]
+
+    @pytest.mark.parametrize("changed", ["source", "jax"])
+    def test_not_with_another_code(self, tmp_path, changed):
+        """Its trials would be those of another specification."""
+        self.begin(tmp_path).compared("a", ["x"])
+        nights = json.loads((tmp_path / NIGHTS).read_text())
+        nights[0][changed] = "another"
+        (tmp_path / NIGHTS).write_text(json.dumps(nights))
+        night = self.begin(tmp_path)
+        assert night.seed == 3
+        assert night.compared("a", ["x"]) == [2, 3]  # what it finished counts
+
+    def test_an_older_one_asked_for_again_moves_nothing_back(self, tmp_path):
+        for _ in range(3):
+            self.begin(tmp_path).finish()
+        again = self.begin(tmp_path, seed=2)
+        assert again.compared("a", []) == [2]
+        again.finish()
+        assert self.begin(tmp_path).seed == 5
+
+    @pytest.mark.parametrize("content", ["{", "[{}]", '[{"seed": "2"}]', "7"])
+    def test_a_damaged_file(self, tmp_path, content):
+        (tmp_path / NIGHTS).write_text(content)
+        with pytest.raises(InputError, match=f"{NIGHTS} is damaged.*remove it") as caught:
+            self.begin(tmp_path)
+        assert "\n" not in str(caught.value)
+        assert (tmp_path / NIGHTS).read_text() == content
+
+    def test_a_folder_that_cannot_be_written(self, tmp_path):
+        (tmp_path / "out").write_text("in the way")
+        with pytest.raises(InputError, match="out cannot be written"):
+            self.begin(tmp_path / "out")
 
 
 class TestTrials:
@@ -147,6 +251,35 @@ class TestBenchmarks:
         rows = compare_benchmarks(old, new)
         assert [(row["benchmark"], row["drift"]) for row in rows] == [("a[harness]", True), ("b", False)]
         assert [row["change"] for row in rows] == pytest.approx([0.5, 1 / 1.2])
+
+    @staticmethod
+    def files(tmp_path, kept, cpu="EPYC", cores=2, **extra):
+        """Copies baselines and records a benchmark; the file of a fresh one of a machine."""
+        shutil.copytree(kept, tmp_path / "kept")
+        row = {"extra_info": {"ratio_to_loop": 3.0}, "machine": {"cpu": "EPYC", "cores": 2, "jax": "0"}}
+        (tmp_path / "kept" / "laptop" / "benchmarks.json").write_text(json.dumps({"a[harness]": row}))
+        fresh = tmp_path / "fresh.json"
+        row = {"fullname": "a[harness]", "extra_info": {"ratio_to_loop": 1.0, "device": "cpu", **extra}}
+        machine = {"cpu": {"brand_raw": cpu, "count": cores}}
+        fresh.write_text(json.dumps({"machine_info": machine, "benchmarks": [row]}))
+        return tmp_path / "kept", fresh
+
+    def test_of_a_night(self, kept, night, tmp_path):
+        baseline, fresh = self.files(tmp_path, kept, ratio_to_nothing=None, overhead=-1)
+        found = check([JUDGED], "laptop", night[0], baseline, seed=2, benchmarks=fresh, **NAMED)
+        assert found["drifts"] == ["a[harness]: ratio_to_loop 3 -> 1, x0.33"] and found["status"] == 1
+
+    @pytest.mark.parametrize("machine", [{"cpu": "Xeon"}, {"cores": 16}])
+    def test_on_another_processor(self, kept, night, tmp_path, machine):
+        baseline, fresh = self.files(tmp_path, kept, **machine)
+        found = check([JUDGED], "laptop", night[0], baseline, seed=2, benchmarks=fresh, **NAMED)
+        assert (found["benchmarks"], found["drifts"], found["status"]) == ([], [], 2)
+        assert "none of" in found["unchecked"]["benchmarks"]
+
+    def test_where_none_are_recorded(self, kept, night, tmp_path):
+        _, fresh = self.files(tmp_path, kept)
+        found = check([JUDGED], "laptop", night[0], kept, seed=2, benchmarks=fresh, **NAMED)
+        assert "none are recorded" in found["unchecked"]["benchmarks"]
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import sys
 import pyarrow.parquet as pq
 import pytest
 
-from harness.record import record
+from harness.record import _are_around, record
 from harness.recorded import recorded_trials
 from harness.records import InputError
 from harness.report.trial_table import read_parquet, write_parquet
@@ -194,6 +194,25 @@ class TestResults:
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
         assert_refused(f"{path} is damaged.*run its command again", tmp_path, out, baseline=tmp_path / "kept")
 
+    def test_flip_maps_of_a_result_that_is_replaced(self, out, tmp_path):
+        """They go where they are around another result, and it is said."""
+        claim = {"id": "a.b", "verdict": "reproduced", "effect": 1.0}
+        told = []
+        add(out, "stand-in/laptop-seed0", claims=[{**claim, "text": "A is b."}])
+        flips = out / "stand-in" / "laptop-seed0" / "flips.json"
+        flips.write_text(json.dumps({"claims": [claim], "cells": []}))
+        kept = tmp_path / "kept"
+        recorded = kept / "laptop" / "stand-in" / "laptop-seed0.flips.json"
+        record(out, baseline=kept)
+        flips.unlink()
+        record(out, baseline=kept, on_notice=told.append)
+        assert recorded.exists() and not told
+        shutil.rmtree(out / "stand-in" / "laptop-seed0")
+        add(out, "stand-in/laptop-seed0", claims=[{**claim, "effect": 1.5, "text": "A is b."}])
+        record(out, baseline=kept, on_notice=told.append)
+        assert not recorded.exists()
+        assert told == [f"{recorded} removed: maps around another result; playbook flips makes new ones"]
+
     def test_a_changed_experiment(self, out, tmp_path):
         """A baseline is of the experiment as it stands."""
         add(out, "stand-in/laptop-seed0")
@@ -341,7 +360,7 @@ class TestBenchmarks:
         assert set(row) == {"median", "q1", "q3", "rounds", "extra_info", "machine"}
         assert [row[name] for name in ("median", "q1", "q3")] == [timed["stats"][n] for n in ("median", "q1", "q3")]
         assert (row["rounds"], row["extra_info"]) == (4, {"device": "cpu"})
-        assert set(row["machine"]) == {"cpu", "python", "jax"}
+        assert set(row["machine"]) == {"cpu", "cores", "python", "jax"}
         assert row["machine"]["python"] == content["machine_info"]["python_version"]
         assert row["machine"]["cpu"] == content["machine_info"]["cpu"].get("brand_raw")
 
@@ -424,4 +443,5 @@ def test_recorded_flip_maps_lie_where_they_came_from():
         flips = json.loads(path.read_text())
         name = f"{flips['scale']}-seed{flips['seed']}.flips.json"
         assert (path.parent.name, path.name) == (flips["experiment"], name)
+        assert _are_around(path, path.with_name(name.replace(".flips", "")).read_bytes())
     assert paths

@@ -4,7 +4,7 @@ import json
 import pytest
 
 from harness.experiments.experiment import experiments
-from harness.experiments.variation import AXES, FACTORS, Variation, grid, varied
+from harness.experiments.variation import AXES, FACTORS, CannotVaryError, Variation, grid, varied
 from harness.flips import flips
 from harness.recorded import own_flips, recorded_flips
 from harness.records import InputError
@@ -157,6 +157,30 @@ def test_flips_that_were_stopped_show_what_is_finished(tmp_path):
         {"axis": "steps", "factor": 2.0, "unavailable": "not run yet; playbook flips stand-in-rounds goes on"},
     ]
     assert flips(short, "smoke", tmp_path, 0, **named)["cells"][1] == {"axis": "steps", "factor": 2.0, "claims": []}
+
+
+def test_what_goes_wrong_while_a_variation_runs_is_no_missing_cell(tmp_path):
+    """It would stand on the page as a property of the experiment."""
+    short = dataclasses.replace(ROUNDS, flips=("steps",))
+    named = {"jobs": 1, "executor": None, "overrides": {}, "fresh": False, "command": "test"}
+    flips(short, "smoke", tmp_path, 0, **named)
+    before = own_flips(tmp_path / "stand-in-rounds/smoke-seed0")
+    (store,) = (tmp_path / "flips/steps-x0.5").glob("*/*/study.sqlite")
+    store.write_bytes(b"no store" * 1000)
+    with pytest.raises(InputError, match=r"steps-x0\.5.*--fresh"):
+        flips(short, "smoke", tmp_path, 0, **named)
+    assert own_flips(tmp_path / "stand-in-rounds/smoke-seed0") == before
+    again = flips(short, "smoke", tmp_path, 0, **{**named, "fresh": True})
+    assert again["cells"] == before["cells"]
+
+
+def test_what_a_variation_cannot_be_judged_by_is_a_missing_cell(tmp_path):
+    def judge(records, scale, control):
+        raise InputError("no trial reaches the target")
+
+    one = varied(dataclasses.replace(ROUNDS, judge=judge), Variation("steps", 2.0))
+    with pytest.raises(CannotVaryError, match="no trial reaches the target"):
+        one.judge([], "laptop", False)
 
 
 def test_a_map_has_the_chosen_setting_in_the_middle():

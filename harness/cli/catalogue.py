@@ -119,7 +119,11 @@ def check(
     ray_address: RayAddress = None,
     as_json: Json = False,
 ) -> None:
-    """Run experiments on a fresh seed and name what drifted from the baselines."""
+    """Run experiments on a fresh seed and name what drifted from the baselines.
+
+    Exit status: 0 nothing drifted, 1 something did, 2 something could not be
+    compared, 70 the program failed at an experiment.
+    """
     from harness.check import check as driver
     from harness.experiments.experiment import chosen
 
@@ -131,6 +135,7 @@ def check(
         seed,
         benchmarks,
         on_experiment=lambda name: print(name, file=sys.stderr),
+        on_failure=lambda traceback: print(traceback, file=sys.stderr),
         jobs=most_workers(jobs, ray_address),
         executor=executor,
         ray_address=ray_address,
@@ -145,8 +150,12 @@ def check(
             print(f"note   {line}")
         for name, reason in found["unchecked"].items():
             print(f"not checked  {name}: {reason}")
-        print(f"{len(found['drifts'])} drifts, {len(found['metrics'])} metrics compared at seed {found['seed']}")
-    raise typer.Exit(1 if found["drifts"] else 0)
+        compared = ", ".join(f"{len(found[what])} {what}" for what in ("verdicts", "metrics", "benchmarks"))
+        print(
+            f"{len(found['drifts'])} drifts of {compared} compared at seed {found['seed']}; "
+            f"chance of a false alarm of any metric {found['alpha']:.0%}"
+        )
+    raise typer.Exit(found["status"])
 
 
 def figures(
@@ -174,6 +183,7 @@ def flip_maps(
     jobs: Jobs = None,
     executor: Executor = None,
     ray_address: RayAddress = None,
+    fresh: Fresh = False,
     as_json: Json = False,
 ) -> None:
     """See how verdicts change with model size, steps, data size and batch size."""
@@ -194,7 +204,8 @@ def flip_maps(
                 executor=executor,
                 ray_address=ray_address,
                 overrides={},
-                fresh=False,
+                fresh=fresh,
+                on_notice=progress.notice,
                 command=typed(),
                 on_progress=progress.update,
             )
@@ -225,7 +236,7 @@ def record(
     """Keep results and benchmarks as baselines, smoke ones aside."""
     from harness import record as recorder
 
-    for path in recorder.record(out, benchmarks, device, baseline):
+    for path in recorder.record(out, benchmarks, device, baseline, lambda line: print(line, file=sys.stderr)):
         print(path)
 
 

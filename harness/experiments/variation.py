@@ -9,13 +9,17 @@ from typing import Any, NamedTuple
 from harness.experiments.experiment import Experiment
 from harness.records import InputError
 from harness.studies.study import Study
-from workloads.workload import Stream
+from workloads.workload import ConfigurationError, Stream
 
 FACTORS = (0.5, 2.0)
 """What an axis is multiplied by: halved and doubled, the least that shows a trend and not only a border."""
 
 _COUNTED_IN_STEPS = ("warmup_steps", "constant_steps", "bad_batch_step")
 """Hyperparameters that go with the number of steps."""
+
+
+class CannotVaryError(InputError):
+    """There is no such experiment: the workload lacks the field, the data end, or no trial reaches what is asked."""
 
 
 class Variation(NamedTuple):
@@ -41,18 +45,35 @@ def varied(experiment: Experiment, variation: Variation) -> Experiment:
     flip maps of its own.
 
     Its rounds may take rates and the like from the records of those before, but no number of steps, which would be
-    multiplied twice. Its studies raise InputError where one of them cannot be varied so: the workload lacks the field,
-    or the data end.
+    multiplied twice.
+
+    Raises:
+      CannotVaryError: by its studies or its judgement, where there is no such experiment.
     """
-    follow_ups = tuple(_varied_studies(follow_up, variation) for follow_up in experiment.follow_ups)
     return dataclasses.replace(
-        experiment, studies=_varied_studies(experiment.studies, variation), follow_ups=follow_ups, flips=()
+        experiment,
+        studies=_varied_studies(experiment.studies, variation),
+        follow_ups=tuple(_varied_studies(follow_up, variation) for follow_up in experiment.follow_ups),
+        judge=_or_cannot(experiment.judge),
+        flips=(),
     )
 
 
 def _varied_studies(studies: Callable[..., list[Study]], variation: Variation) -> Callable[..., list[Study]]:
-    def wrapped(*arguments: Any) -> list[Study]:
+    def of_variation(*arguments: Any) -> list[Study]:
         return [_AXES[variation.axis](study, variation.factor) for study in studies(*arguments)]
+
+    return _or_cannot(of_variation)
+
+
+def _or_cannot(asked: Callable[..., Any]) -> Callable[..., Any]:
+    """What is asked of a varied experiment, told apart from what goes wrong while it runs."""
+
+    def wrapped(*arguments: Any) -> Any:
+        try:
+            return asked(*arguments)
+        except (InputError, ConfigurationError) as error:
+            raise CannotVaryError(str(error)) from None
 
     return wrapped
 
