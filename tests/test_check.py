@@ -304,7 +304,7 @@ class TestNightly:
     def test_workflows_name_actions_by_commit(self):
         yaml = pytest.importorskip("yaml")
         for path in sorted((ROOT / ".github" / "workflows").glob("*.yml")):
-            (job,) = yaml.safe_load(path.read_text())["jobs"].values()
+            job = next(iter(yaml.safe_load(path.read_text())["jobs"].values()))
             assert any(step.get("run", "").startswith(".ci/") for step in job["steps"])
         uses = re.findall(r"uses: (.*)", "".join(p.read_text() for p in (ROOT / ".github/workflows").glob("*.yml")))
         assert len(uses) >= 5
@@ -316,7 +316,7 @@ class TestNightly:
 
     @pytest.mark.parametrize(
         ("pytest_status", "check_status", "report_status", "expected"),
-        [(0, 0, 0, 0), (0, 1, 0, 1), (0, 2, 2, 2), (3, 1, 0, 1), (3, 0, 0, 3), (0, 0, 4, 4)],
+        [(0, 0, 0, 0), (0, 1, 0, 1), (0, 2, 2, 2), (3, 1, 0, 1), (1, 0, 0, 70), (0, 0, 4, 4)],
     )
     def test_the_exit_status_of_the_script(self, tmp_path, pytest_status, check_status, report_status, expected):
         """Programs that note how they were called stand where the script finds its own."""
@@ -331,10 +331,16 @@ class TestNightly:
             program = folder / "venv" / "bin" / name
             program.write_text(f'#!/bin/sh\necho "{name} $*" >> "{tmp_path}/calls"\n{lines}\n')
             program.chmod(0o755)
-        command = [ROOT / ".ci" / "nightly", folder, "accelerator", "stand-in"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        for seed in (2, 3, 9, 10):
+            (folder / "results" / "stand-in" / f"accelerator-seed{seed}").mkdir(parents=True)
+        (folder / "results" / "stand-in" / "laptop-seed1").mkdir()
+        command = [ROOT / ".ci" / "nightly", "a night", "accelerator", "stand-in"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
         assert done.returncode == expected, done.stderr
         assert (folder / "check.txt").read_text() == "check done\n" and "check done" in done.stdout
+        kept = {path.name for path in (folder / "results" / "stand-in").iterdir()}
+        assert kept == {"accelerator-seed3", "accelerator-seed9", "accelerator-seed10", "laptop-seed1"}
+        assert f"removed {folder}/results/stand-in/accelerator-seed2" in done.stdout
         calls = (tmp_path / "calls").read_text().splitlines()
         compared = "" if pytest_status else f" --benchmarks {folder}/benchmarks.json"
         assert calls[-2:] == [

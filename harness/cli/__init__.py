@@ -69,7 +69,7 @@ def main() -> None:
     except BrokenPipeError:
         # The reader of the pipe has gone; the interpreter must not fail on it at shutdown.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+        sys.exit(128 + signal.SIGPIPE)
     except Exception:
         # Python's own status for this, 1, would read as `contradicted`.
         traceback.print_exc()
