@@ -12,12 +12,11 @@ from urllib.parse import quote
 import numpy as np
 
 from harness.experiments.experiment import SCALES, Experiment, experiments
-from harness.recorded import own_flips, recorded_flips
+from harness.recorded import has_verdict, own_flips, recorded_flips
 from harness.records import InputError, did_you_mean
 from harness.report.gallery import MOST_TRIALS, GalleryResult, ShownTrial, Trained, gallery_page
 
 _RESULT_FOLDER = re.compile(r".+-seed\d+(-control)?")
-_VERDICTS = ("reproduced", "contradicted", "inconclusive")
 _CURVE = "curve.train_loss"
 
 
@@ -87,14 +86,14 @@ def _read_result(path: Path) -> dict[str, Any]:
             result["scale"] in SCALES
             and type(result["seed"]) is int
             and type(result["control"]) is bool
-            and all(claim["verdict"] in _VERDICTS and len(claim["interval"]) == 2 for claim in claims)
-            and all(isinstance(claim[key], str) for claim in claims for key in ("id", "text", "rule"))
-            and all(isinstance(claim[key], int | float) for claim in claims for key in ("effect", "level", "n"))
-            and all(limit is None or isinstance(limit, int | float) for claim in claims for limit in claim["interval"])
-            and all("reason" in claim for claim in claims)
+            and isinstance(result.get("overrides", {}), dict)  # which older versions did not write
+            and all(map(has_verdict, claims))
+            and all(isinstance(claim[key], str) for claim in claims for key in ("text", "rule"))
+            and all(isinstance(claim["level"], int | float) and "reason" in claim for claim in claims)
             and all(type(result["trials"][status]) is int for status in ("complete", "infeasible"))
             and isinstance(result["seconds"], int | float)
             and all(isinstance(result["provenance"][key], str) for key in ("device", "command", "written"))
+            and isinstance(result["provenance"].get("commit"), str | None)
             and all(isinstance(result["provenance"][key], dict) for key in ("data", "versions"))
             and isinstance(result["experiment"], str)
             and isinstance(result["fingerprint"], str)

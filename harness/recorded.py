@@ -6,7 +6,7 @@ import contextlib
 import importlib.resources
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ ACCELERATOR = re.compile("NVIDIA|Tesla|GeForce|Quadro|TPU|AMD Instinct|AMD Radeo
 
 FLIPS = "flips.json"
 """Of a result folder: what `harness.flips` found."""
+
+_VERDICTS = ("reproduced", "contradicted", "inconclusive")
 
 
 def device_folder(device: str) -> str:
@@ -32,11 +34,36 @@ def own_flips(folder: Path) -> dict[str, Any]:
 
     A file that cannot be read is no reason to fail: `playbook flips` writes it anew from its results.
     """
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
         own = json.loads((folder / FLIPS).read_bytes())
-        if all(cell["axis"] and cell["factor"] > 0 for cell in own["cells"]) and all(c["id"] for c in own["claims"]):
+        if _are_flips(own):
             return own
     return {}
+
+
+def has_verdict(claim: Mapping[str, Any]) -> bool:
+    """Whether a claim of `result.json` or `flips.json` has what the pages show of it, of the right kinds.
+
+    Raises:
+      KeyError, TypeError: it lacks something, or is no mapping.
+    """
+    return (
+        isinstance(claim["id"], str)
+        and claim["verdict"] in _VERDICTS
+        and all(isinstance(claim[key], int | float) for key in ("effect", "n"))
+        and len(claim["interval"]) == 2
+        and all(limit is None or isinstance(limit, int | float) for limit in claim["interval"])
+    )
+
+
+def _are_flips(content: Mapping[str, Any]) -> bool:
+    cells = content["cells"]
+    return (
+        isinstance(content["claims"], list)
+        and all(isinstance(cell["axis"], str) and cell["factor"] > 0 for cell in cells)
+        and all(isinstance(cell.get("unavailable", ""), str) for cell in cells)
+        and all(has_verdict(claim) for found in (content, *cells) for claim in found.get("claims", ()))
+    )
 
 
 def recorded_flips(experiment: str, scale: str, device: str | None) -> dict[str, Any]:
@@ -46,8 +73,11 @@ def recorded_flips(experiment: str, scale: str, device: str | None) -> dict[str,
       experiment: its name.
       scale: of the result.
       device: that the reader's trials ran on, None where there were none; maps of another kind are not shown.
+
+    Raises:
+      InputError: the file is damaged.
     """
-    return _of_lowest_seed(device_folder(device or ""), experiment, scale, FLIPS)
+    return _of_lowest_seed(device_folder(device or ""), experiment, scale, FLIPS, _are_flips)
 
 
 def expected_seconds(experiments: Sequence[str], scale: str) -> dict[str, float]:
@@ -56,18 +86,37 @@ def expected_seconds(experiments: Sequence[str], scale: str) -> dict[str, float]
     Args:
       experiments: their names.
       scale: of the results.
+
+    Raises:
+      InputError: a file is damaged.
     """
-    found = {name: _of_lowest_seed("laptop", name, scale, "json").get("seconds") for name in experiments}
+    found = {name: _of_lowest_seed("laptop", name, scale, "json", _is_timed).get("seconds") for name in experiments}
     known = [seconds for seconds in found.values() if seconds is not None]
     usual = sum(known) / len(known) if known else 1.0
     return {name: usual if seconds is None else seconds for name, seconds in found.items()}
 
 
-def _of_lowest_seed(device: str, experiment: str, scale: str, ending: str) -> dict[str, Any]:
+def _is_timed(result: Mapping[str, Any]) -> bool:
+    return isinstance(result.get("seconds", 0.0), int | float)
+
+
+def _of_lowest_seed(
+    device: str, experiment: str, scale: str, ending: str, sound: Callable[[Mapping[str, Any]], bool]
+) -> dict[str, Any]:
     folder = importlib.resources.files("baselines") / device / experiment
     found = re.compile(rf"{scale}-seed(\d+)\.{re.escape(ending)}").fullmatch
     seeds = [int(name[1]) for path in (folder.iterdir() if folder.is_dir() else ()) if (name := found(path.name))]
-    return json.loads((folder / f"{scale}-seed{min(seeds)}.{ending}").read_text("utf-8")) if seeds else {}
+    if not seeds:
+        return {}
+    path = folder / f"{scale}-seed{min(seeds)}.{ending}"
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+        content = json.loads(path.read_bytes())
+        if sound(content):
+            return content
+    raise InputError(
+        f"recorded {path} is damaged: expected JSON as playbook record keeps it; restore the file, "
+        "or install the package again"
+    )
 
 
 def recorded_trials(

@@ -1,10 +1,8 @@
 import copy
 import dataclasses
-import html
 import json
 import re
 import shutil
-import subprocess
 
 import numpy as np
 import pytest
@@ -24,7 +22,9 @@ from harness.report.gallery import (
     verdict_counts,
 )
 from harness.report.trial_table import write_parquet
+from tests.browser import look
 from tests.made_up_records import exploding, falling, record
+from tests.made_up_results import DEVICE, claim, flips, result
 
 SVG = """<?xml version="1.0"?>
 <svg xmlns:xlink="http://www.w3.org/1999/xlink" width="70pt" viewBox="0 0 70 50" xmlns="http://www.w3.org/2000/svg">
@@ -56,64 +56,47 @@ def trials(arm, count, **hyperparameters):
     return made
 
 
-def claim(name, verdict, reason=None):
-    return {
-        "id": name,
-        "text": f"Text of {name} <b>.",
-        "verdict": verdict,
-        "reason": reason,
-        "effect": 0.25,
-        "interval": [0.125, None],
-        "level": 0.95,
-        "n": 12,
-        "rule": f"Rule of {name}.",
-    }
+def gaps():
+    """Trials whose loss is not finite: nowhere, in the middle, and from the middle on."""
+    made = trials("gap", 3)
+    made[1].curves["train_loss"][50:60] = np.nan
+    made[2].curves["train_loss"][60:] = np.inf
+    return made
 
 
 def add(out, experiment, run, claims, records=None, **fields):
-    scale, seed = run.split("-")[:2]
     folder = out / experiment / run
     folder.mkdir(parents=True)
     records = records or [*trials("plain", 10), *trials(HOSTILE, 10)]
-    result = {
-        "experiment": experiment,
-        "scale": scale,
-        "seed": int(seed.removeprefix("seed")),
-        "control": run.endswith("control"),
-        "overrides": {"head": "a<b"},  # so that recorded flip maps stay out
-        "judged": bool(claims),
-        "claims": claims,
-        "trials": {"complete": 16, "infeasible": 4},
-        "fingerprint": "f" * 64,
-        "seconds": 90.0,
-        "provenance": {
-            "command": f"playbook reproduce {experiment} --set head=a<b",
-            "device": "AMD EPYC",
-            "data": {"mnist5k": "a" * 64},
-            "versions": {"jax": "0.10"},
-            "written": "2026-01-01T00:00:00+00:00",
-        },
-        **fields,
-    }
     write_parquet(records, folder / "trials.parquet")
     (folder / "figure.svg").write_text(SVG)
-    (folder / "result.json").write_text(json.dumps(result))
+    (folder / "result.json").write_text(json.dumps(result(experiment, run, claims, **fields)))
     return folder
+
+
+def change(folder, changing):
+    result = json.loads((folder / "result.json").read_text())
+    changing(result)
+    (folder / "result.json").write_text(json.dumps(result))
 
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory):
-    """Results of two experiments: two seeds, a smoke run and a control, of verdicts of every kind; and what is none."""
+    """Results of two experiments, of verdicts of every kind; and what is none.
+
+    Two seeds, a smoke run, a control, one that `--set` changed and one of an older version.
+    """
     out = tmp_path_factory.mktemp("results")
     claims = [claim("stride.a", "reproduced"), claim("stride.b", "contradicted")]
     folder = add(out, "stride-instability", "laptop-seed0", claims)
-    cell = {"axis": "steps", "factor": 2.0, "claims": [{**one, "verdict": "inconclusive"} for one in claims]}
-    flips = {"seed": 0, "device": "AMD EPYC", "claims": claims, "cells": [cell]}
-    (folder / "flips.json").write_text(json.dumps(flips))
+    (folder / "flips.json").write_text(json.dumps(flips(claims)))
     add(out, "stride-instability", "laptop-seed1", [claim("stride.a", "reproduced"), claim("stride.b", "reproduced")])
     add(out, "stride-instability", "laptop-seed0-control", [claim("stride.a", "contradicted")])
+    changed = {"overrides": {"head": "a<b"}}
+    add(out, "stride-instability", "laptop-seed2", [claim("stride.a", "contradicted")], gaps(), **changed)
     add(out, "batch-size-scaling", "smoke-seed0", [])
-    add(out, "batch-size-scaling", "accelerator-seed0", [claim("scaling.a", "inconclusive", "power")])
+    older = add(out, "batch-size-scaling", "accelerator-seed0", [claim("scaling.a", "inconclusive", "power")])
+    change(older, lambda result: (result.pop("overrides"), result["provenance"].pop("commit")))
     add(out, "batch-size-scaling", "laptop-seed0", [claim("scaling.a", "reproduced")], trials("many", 3 * MOST_TRIALS))
     shutil.copytree(folder, out / "stride-instability" / "laptop-seed0.moved-1")
     shutil.copytree(folder, out / "flips" / "steps-2" / "stride-instability" / "laptop-seed0")
@@ -130,6 +113,7 @@ def test_every_result_stands_on_the_page_and_what_was_moved_aside_does_not(page)
     assert ids == [
         "stride-instability.laptop-seed0",  # figures first, controls last
         "stride-instability.laptop-seed1",
+        "stride-instability.laptop-seed2",
         "stride-instability.laptop-seed0-control",
         "batch-size-scaling.smoke-seed0",
         "batch-size-scaling.laptop-seed0",
@@ -139,8 +123,23 @@ def test_every_result_stands_on_the_page_and_what_was_moved_aside_does_not(page)
 
 
 def test_what_was_changed_is_said(page):
-    assert page.count("<strong>Not the experiment as it stands:</strong> with <code>head=a&lt;b</code>.") == 6
-    assert len(re.findall(r"seed \d, changed:", page)) == 6
+    assert page.count("<strong>Not the experiment as it stands:</strong> with <code>head=a&lt;b</code>.") == 1
+    assert re.findall(r"seed (\d), changed:", page) == ["2"]
+
+
+def test_what_was_changed_is_no_verdict_of_the_experiment(page, tmp_path):
+    """Neither in a table nor counted, and a control that was changed is none."""
+    assert "stride.a.laptop-seed2" not in page
+    assert re.findall(r'<tr><td>(\w+)</td><td>(\d)</td><td class="n">1</td>', page) == [
+        ("laptop", "1"),
+        ("accelerator", "0"),
+    ]
+    changed = {"overrides": {"head": "zeros"}}
+    add(tmp_path, "stride-instability", "laptop-seed0", [claim("stride.a", "reproduced")], **changed)
+    add(tmp_path, "stride-instability", "laptop-seed0-control", [claim("stride.a", "reproduced")], **changed)
+    alone = gallery(tmp_path).read_text("utf-8")
+    assert len(re.findall(r'<details class="result"', alone)) == 2
+    assert 'id="claims"' not in alone and 'id="controls"' not in alone and "expected at most" not in alone
 
 
 def test_a_claim_has_an_address_and_a_contradicted_one_its_rule(page):
@@ -158,9 +157,15 @@ def test_a_claim_has_an_address_and_a_contradicted_one_its_rule(page):
     assert "inconclusive: power" in page
 
 
+def test_a_claim_says_which_code_judged_which_trials(page):
+    told = re.findall(r"<small>([^<]*fingerprint [^<]*)</small></td>", page)
+    here = f"{DEVICE} · jax 0.10 · fingerprint {12 * 'f'}"
+    assert told == [*[f"commit 0123456789ab-dirty · {here}"] * 5, f"not a checkout · {here}"]
+
+
 def test_figures_have_a_text_alternative_of_title_claims_and_verdicts(page):
     alternatives = re.findall(r'class="drawing" role="img" aria-label="([^"]+)"', page)
-    assert len(alternatives) == 6
+    assert len(alternatives) == 7
     assert "Text of stride.b &lt;b&gt;. contradicted" in alternatives[0]
     assert "Changing the strides" in alternatives[0]
 
@@ -171,11 +176,31 @@ def test_flip_maps_stand_with_their_result(page):
     assert '<table class="map">' not in second
 
 
+def test_cells_of_flip_maps_say_all_without_a_mouse(page):
+    cells = re.findall(r'<td class="cell-inconclusive">(.*?)</td>', page, re.DOTALL)
+    assert len(cells) == 2
+    for cell in cells:
+        assert "title=" not in cell
+        text = " ".join(re.sub(r"<[^>]+>", " ", cell).split())
+        assert text == "inconclusive power 0.25 [0.125, n/a] n 12"
+
+
+def test_recorded_flip_maps_are_of_no_control_and_nothing_changed(monkeypatch, tmp_path):
+    found = flips([claim("stride.a", "reproduced")])
+    monkeypatch.setattr("harness.gallery.recorded_flips", lambda *place: {**found, "device": str(place)})
+    for run, fields in [("seed0", {}), ("seed0-control", {}), ("seed1", {"overrides": {"head": "zeros"}})]:
+        add(tmp_path, "stride-instability", f"laptop-{run}", [claim("stride.a", "reproduced")], **fields)
+    page = gallery(tmp_path).read_text("utf-8")
+    (section,) = [part for part in page.split('<details class="result"') if '<table class="map">' in part]
+    assert 'id="stride-instability.laptop-seed0"' in section
+    assert f"on (&#39;stride-instability&#39;, &#39;laptop&#39;, &#39;{DEVICE}&#39;)." in section
+
+
 def test_the_page_says_what_was_trained_and_how_many_trials_are_shown(page):
     assert "resnet on mnist5k: 16 complete and 4 infeasible trials\nin 2 arms, of\n120 steps" in page
-    assert "40 s of training summed over trials, 1.5 min by the clock, on AMD EPYC" in page
+    assert f"40 s of training summed over trials, 1.5 min by the clock, on {DEVICE}" in page
     assert f"{MOST_TRIALS} of {3 * MOST_TRIALS} rows of the trial table" in page
-    many = json.loads(re.findall(r'<script type="application/json">(.*?)</script>', page, re.DOTALL)[4])
+    many = json.loads(re.findall(r'<script type="application/json">(.*?)</script>', page, re.DOTALL)[5])
     replicates = [trial["replicate"] for trial in many]
     assert len(many) == MOST_TRIALS and replicates == sorted(replicates)
     assert replicates[0] == 0 and replicates[-1] == 3 * MOST_TRIALS - 1
@@ -193,6 +218,12 @@ def test_ids_of_figures_are_their_own():
     assert 'xlink:href="#f3-m1"' in figure and "url(#f3-p1)" in figure
     assert "#f3-figure_1 *{stroke-linejoin" in figure
     assert 'd="M 0 3 L 3.12 0 z"' in figure and 'x="10.98"' in figure
+
+
+def test_what_is_bounded_are_experiments(page):
+    """By Holm's correction, within each of them."""
+    (head,) = re.findall(r'aria-label="Verdicts by scale and seed".*?</thead>', page, re.DOTALL)
+    assert re.findall(r">([^<]+)</th>", head)[-1] == "experiments with a false verdict, expected at most"
 
 
 def test_false_verdicts_are_alpha_per_experiment_and_half_of_it_a_side():
@@ -253,27 +284,22 @@ def test_infeasible_trials_stand_at_the_top_and_alone_draw_nothing():
     assert trial_chart([bad]) is None
 
 
-def damaged(out, change):
-    folder = add(out, "stride-instability", "laptop-seed0", [claim("stride.a", "reproduced")])
-    result = json.loads((folder / "result.json").read_text())
-    change(result)
-    (folder / "result.json").write_text(json.dumps(result))
-
-
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("changing", "told"),
     [
         (lambda result: result.pop("claims"), "result.json is damaged"),
         (lambda result: result["claims"][0].update(verdict="proved"), "result.json is damaged"),
         (lambda result: result["claims"][0].update(interval=[1]), "result.json is damaged"),
         (lambda result: result["claims"][0].update(interval=["0", "1"]), "result.json is damaged"),
         (lambda result: result.update(provenance=None), "result.json is damaged"),
+        (lambda result: result["provenance"].update(commit=3), "result.json is damaged"),
+        (lambda result: result.update(overrides=["head"]), "result.json is damaged"),
         (lambda result: result.update(scale="desktop"), "result.json is damaged"),
         (lambda result: result.update(experiment="stride-instabilty"), "did you mean 'stride-instability'"),
     ],
 )
-def test_a_damaged_result_is_named(tmp_path, change, told):
-    damaged(tmp_path, change)
+def test_a_damaged_result_is_named(tmp_path, changing, told):
+    change(add(tmp_path, "stride-instability", "laptop-seed0", [claim("stride.a", "reproduced")]), changing)
     with pytest.raises(InputError, match=told) as error:
         gallery(tmp_path)
     assert str(tmp_path / "stride-instability" / "laptop-seed0" / "result.json") in str(error.value)
@@ -306,15 +332,7 @@ def test_the_command_says_where_the_page_is(out, capsys, monkeypatch):
     assert capsys.readouterr().out == f"page: {out / 'index.html'}\n"
 
 
-CATCH = """<script>
-const errors = [];
-addEventListener("error", (event) => errors.push(String(event.message)));
-addEventListener("unhandledrejection", (event) => errors.push(String(event.reason)));
-for (const kind of ["error", "warn"]) console[kind] = (...told) => errors.push(told.join(" "));
-</script>"""
-
-PROBE = """<script>
-addEventListener("load", () => {
+PROBE = """
   const seen = (selector) => [...document.querySelectorAll(selector)].filter((one) => one.checkVisibility()
     || (one.closest("details:not([open])") && !one.hidden && !one.closest("[hidden]"))).map((one) => one.id);
   const form = document.getElementById("filters");
@@ -324,93 +342,74 @@ addEventListener("load", () => {
     form.elements[name].dispatchEvent(new Event("change", { bubbles: true }));
     return { claims: seen("tr[data-verdict][id]"), results: seen(".result"), told: form.querySelector("output").value };
   };
-  const found = { width: innerWidth, filters: {}, dark: getComputedStyle(document.body).backgroundColor };
-  const widest = () => Math.max(document.documentElement.scrollWidth, document.body.scrollWidth);
-  for (const one of document.querySelectorAll("details")) one.open = true;
-  found.needed = widest();
-  for (const [name, value] of [["verdict", "contradicted"], ["verdict", "control"], ["verdict", "not judged"],
-    ["scale", "accelerator"], ["section", "figure 4"], ["verdict", ""]]) found.filters[value] = choose(name, value);
+  found.filters = {};
+  for (const [name, value] of [["verdict", "contradicted"], ["verdict", "control"], ["verdict", "changed"],
+    ["verdict", "not judged"], ["scale", "accelerator"], ["section", "figure 4"],
+    ["verdict", ""]]) found.filters[value] = choose(name, value);
 
-  const plot = document.querySelector(".plot");
-  const box = plot.querySelector(".dots");
-  const dot = plot.querySelectorAll("circle")[1].getBoundingClientRect();
-  const told = () => plot.querySelector(".reading").innerText;
-  box.dispatchEvent(new PointerEvent("pointermove",
-    { clientX: dot.left + dot.width / 2, clientY: dot.top + dot.height / 2, bubbles: true }));
-  found.hovered = told();
-  found.curve = plot.querySelector(".reading polyline").getAttribute("points").split(" ").length;
+  const [plot, keyboard, gaps, touched] = document.querySelectorAll(".plot");
+  const told = (plot) => plot.querySelector(".reading").innerText;
+  const curve = (plot) => plot.querySelector(".reading .curve").getAttribute("d");
+  const point = (plot, kind) => {
+    const dot = plot.querySelectorAll("circle")[1].getBoundingClientRect();
+    plot.querySelector(".dots").dispatchEvent(new PointerEvent(kind,
+      { clientX: dot.left + dot.width / 2, clientY: dot.top + dot.height / 2, bubbles: true }));
+  };
+  point(plot, "pointermove");
+  found.hovered = told(plot);
+  found.curve = curve(plot).match(/[ML]/g).length;
   found.marked = plot.querySelectorAll(".here").length;
-  const keyboard = document.querySelectorAll(".plot")[1];
-  keyboard.querySelector(".dots").focus();
+  point(touched, "pointerdown");
+  touched.querySelector(".dots").focus(); // as a tap does
+  found.tapped = told(touched);
+  const through = (plot, count) => {
+    plot.querySelector(".dots").focus();
+    const reads = [[told(plot), curve(plot)]];
+    for (let i = 0; i < count; i++) {
+      document.activeElement.dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowRight", bubbles: true }));
+      reads.push([told(plot), curve(plot)]);
+    }
+    return reads;
+  };
+  found.gaps = through(gaps, 2);
+  found.reads = through(keyboard, 20).map(([text]) => text);
   found.focused = document.activeElement === keyboard.querySelector(".dots");
-  const reads = [keyboard.querySelector(".reading").innerText];
-  for (let i = 0; i < 20; i++) {
-    document.activeElement.dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowRight", bubbles: true }));
-    reads.push(keyboard.querySelector(".reading").innerText);
-  }
-  found.reads = reads;
   found.wide = widest();
 
-  const ids = [...document.querySelectorAll("[id]")].map((one) => one.id);
-  found.doubled = ids.filter((id, i) => ids.indexOf(id) < i);
   found.lost = [...document.querySelectorAll("use")].map((one) => one.getAttribute("xlink:href").slice(1))
     .concat([...document.querySelectorAll("a[href^='#']")].map((one) => decodeURIComponent(one.hash.slice(1))))
     .filter((id) => !document.getElementById(id));
   found.loaded = performance.getEntriesByType("resource").map((one) => one.name);
-  found.unlabelled = [...document.querySelectorAll("[role=img], [role=region], [role=group], select")]
-    .filter((one) => !one.getAttribute("aria-label") && !one.closest("label")).length;
-  const block = document.createElement("div");
-  block.style.cssText = "width: 400px; height: 9px";
-  document.body.append(block);
-  found.overflown = widest();
-  found.errors = errors;
-  parent.postMessage(JSON.stringify(found), "*");
-});
-</script>"""
-
-FRAME = """<!doctype html><style>body { margin: 0 }</style><pre id="found"></pre><script>
-addEventListener("message", (event) => { document.getElementById("found").textContent = event.data; });
-</script><iframe src="probed.html" style="width: 360px; height: 800px; border: 0"></iframe>"""
-
-
-def look(page, folder, *flags):
-    """What a browser finds on the page, 360 pixels wide: in a frame, since a window of its own may not be so narrow."""
-    names = ("chromium", "chromium-browser", "google-chrome", "chrome")
-    browser = next(filter(None, map(shutil.which, names)), None)
-    if browser is None:
-        pytest.skip(f"no browser: none of {', '.join(names)} is installed")
-    probed = page.replace("<head>", f"<head>{CATCH}", 1).replace("</body>", f"{PROBE}</body>", 1)
-    (folder / "probed.html").write_text(probed, "utf-8")
-    (folder / "frame.html").write_text(FRAME, "utf-8")
-    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder / 'profile'}"]
-    command += ["--window-size=800,900", "--virtual-time-budget=5000", *flags, "--dump-dom"]
-    dumped = subprocess.run(
-        [*command, (folder / "frame.html").as_uri()], capture_output=True, text=True, timeout=120, check=True
-    ).stdout
-    (told,) = re.findall(r'<pre id="found">(.*?)</pre>', dumped, re.DOTALL)
-    return json.loads(html.unescape(told))
+"""
 
 
 @pytest.fixture(scope="module")
 def found(page, tmp_path_factory):
-    return look(page, tmp_path_factory.mktemp("browser"))
+    return look(page, tmp_path_factory.mktemp("browser"), own=PROBE)
 
 
 def test_a_browser_finds_no_error_and_loads_nothing(found):
     assert found["errors"] == [] and found["loaded"] == []
-    assert found["doubled"] == [] and found["lost"] == [] and found["unlabelled"] == 0
+    assert found["doubled"] == [] and found["lost"] == []
+
+
+def test_all_is_named_and_a_keyboard_scrolls_it(found):
+    assert found["unlabelled"] == 0 and found["alike"] == []
+    assert found["unreached"] == [] and found["unscoped"] == []
 
 
 def test_filters_filter(found):
     filters = copy.deepcopy(found["filters"])
     assert filters["contradicted"]["claims"] == ["stride.b.laptop-seed0"]
     assert filters["contradicted"]["results"] == ["stride-instability.laptop-seed0"]
-    assert filters["contradicted"]["told"] == "1 of 6 claims, 1 of 6 results"
+    assert filters["contradicted"]["told"] == "1 of 6 claims, 1 of 7 results"
     assert filters["control"]["results"] == ["stride-instability.laptop-seed0-control"]
+    assert filters["changed"]["results"] == ["stride-instability.laptop-seed2"]
+    assert filters["changed"]["claims"] == []
     assert filters["not judged"]["results"] == ["batch-size-scaling.smoke-seed0"]
     assert filters["accelerator"]["claims"] == ["scaling.a.accelerator-seed0"]
-    assert len(filters["figure 4"]["claims"]) == 4 and len(filters["figure 4"]["results"]) == 3
-    assert len(filters[""]["claims"]) == 6 and len(filters[""]["results"]) == 6
+    assert len(filters["figure 4"]["claims"]) == 4 and len(filters["figure 4"]["results"]) == 4
+    assert len(filters[""]["claims"]) == 6 and len(filters[""]["results"]) == 7
 
 
 def test_hovering_shows_the_trial(found):
@@ -420,6 +419,25 @@ def test_hovering_shows_the_trial(found):
         and "Training loss over 120 steps, in means of windows" in found["hovered"]
     )
     assert 2 < found["curve"] <= CURVE_POINTS and found["marked"] == 1
+
+
+def test_a_tap_shows_the_trial(found):
+    """Not the leftmost, which the focus that comes with it would show."""
+    assert found["tapped"].startswith("plain, replicate 1: final error 0.101")
+
+
+def test_a_curve_has_gaps_where_it_is_not_finite(found):
+    """The trials lie by their rates, the last one leftmost."""
+    (broken, broken_curve), (middle, middle_curve), (whole, whole_curve) = found["gaps"]
+    assert "replicate 2" in broken and broken.endswith("; then it is not finite.")
+    assert "replicate 1" in middle and middle.endswith("; in places it is not finite.")
+    assert "replicate 0" in whole and "finite" not in whole
+    assert [curve.count("M") for curve in (broken_curve, middle_curve, whole_curve)] == [1, 2, 1]
+
+
+def test_a_malformed_address_takes_nothing_with_it(page, found, tmp_path):
+    malformed = look(page, tmp_path, own=PROBE, fragment="%")
+    assert malformed["errors"] == [] and malformed["hovered"] == found["hovered"]
 
 
 def test_arrow_keys_go_through_all_trials(found):
@@ -435,6 +453,6 @@ def test_nothing_overflows_on_a_phone(found):
 
 
 def test_light_and_dark_have_papers_of_their_own(found, page, tmp_path):
-    dark = look(page, tmp_path, "--force-dark-mode")
+    dark = look(page, tmp_path, "--force-dark-mode", own=PROBE)
     assert found["dark"] == "rgb(255, 255, 255)" and dark["dark"] == "rgb(13, 17, 23)"
     assert dark["errors"] == []

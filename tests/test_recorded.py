@@ -10,9 +10,10 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from harness.recorded import FLIPS, own_flips, recorded_trials
+from harness.recorded import FLIPS, expected_seconds, own_flips, recorded_flips, recorded_trials
 from harness.records import InputError
 from harness.report.recorded_table import Place, Recorded, packed, without_curves
+from tests import made_up_results
 from tests.made_up_records import record
 
 PACKAGE = Path(str(importlib.resources.files("baselines")))
@@ -97,6 +98,13 @@ class TestThePackage:
             counts = {status: list(statuses.values()).count(status) for status in ("complete", "infeasible")}
             assert counts == result["trials"], result["experiment"]
 
+    def test_every_recorded_flip_map_can_be_read(self):
+        paths = list(PACKAGE.glob("*/*/*.flips.json"))
+        assert paths
+        for path in paths:
+            found = json.loads(path.read_text())
+            assert recorded_flips(found["experiment"], found["scale"], found["device"]) == found, path
+
     def test_no_other_trials(self):
         for path in PACKAGE.glob("*/trials.parquet"):
             for place in json.loads(pq.read_schema(path).metadata[b"results"]):
@@ -159,7 +167,85 @@ class TestTheDataCard:
         assert output.getvalue() == printed
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"claims": 1, "cells": []}', '{"claims": [], "cells": [{}]}'])
+SOUND = made_up_results.flips([made_up_results.claim("a.b", "reproduced")])
+
+
+def of_claim(place, **fields):
+    """Maps in which a claim of the chosen setting or of a cell has other fields, None for none."""
+    flips = json.loads(json.dumps(SOUND))
+    claim = (flips if place == "chosen" else flips["cells"][0])["claims"][0]
+    claim.update(fields)
+    for name in [name for name, value in fields.items() if value is None]:
+        del claim[name]
+    return json.dumps(flips)
+
+
+DAMAGED = [
+    "",
+    "[]",
+    "{}",
+    "\x00",
+    '{"claims": 1, "cells": []}',
+    '{"claims": {}, "cells": []}',
+    '{"claims": [], "cells": [{}]}',
+    '{"claims": [], "cells": [{"axis": ["steps"], "factor": 2.0}]}',
+    '{"claims": [], "cells": [{"axis": "steps", "factor": 2.0, "unavailable": 1}]}',
+    '{"claims": [1], "cells": []}',
+    *(
+        of_claim(place, **{name: value})
+        for place in ("chosen", "cell")
+        for name, value in [
+            *((name, None) for name in ("id", "verdict", "effect", "interval", "n")),
+            ("verdict", "proved"),
+            ("effect", "0.1"),
+            ("interval", [0.1]),
+            ("interval", ["0.1", "0.2"]),
+            ("n", "12"),
+        ]
+    ),
+]
+
+
+@pytest.mark.parametrize("content", DAMAGED)
 def test_flip_maps_that_cannot_be_read_are_none(tmp_path, content):
     (tmp_path / FLIPS).write_text(content)
     assert own_flips(tmp_path) == {}
+
+
+def test_sound_flip_maps_are_read(tmp_path):
+    (tmp_path / FLIPS).write_text(json.dumps(SOUND))
+    assert own_flips(tmp_path) == SOUND
+
+
+@pytest.fixture
+def recorded_folder(monkeypatch, tmp_path):
+    """The folder of a stand-in's baselines, in place of the package's."""
+    monkeypatch.setattr("importlib.resources.files", lambda package: tmp_path)
+    folder = tmp_path / "laptop" / "stand-in"
+    folder.mkdir(parents=True)
+    return folder
+
+
+@pytest.mark.parametrize("content", [*DAMAGED, None])
+def test_recorded_flip_maps_that_are_damaged_are_named(recorded_folder, content):
+    """Nothing writes them anew, so that they must be restored."""
+    path = recorded_folder / "laptop-seed0.flips.json"
+    path.mkdir() if content is None else path.write_text(content)
+    with pytest.raises(InputError, match=f"^recorded {path} is damaged: .*; restore the file, ") as caught:
+        recorded_flips("stand-in", "laptop", "AMD EPYC")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", ["", "[]", '"', '{"seconds": "90"}', None])
+def test_recorded_times_that_are_damaged_are_named(recorded_folder, content):
+    path = recorded_folder / "laptop-seed0.json"
+    path.mkdir() if content is None else path.write_text(content)
+    with pytest.raises(InputError, match=f"^recorded {path} is damaged: .*; restore the file, ") as caught:
+        expected_seconds(["other", "stand-in"], "laptop")
+    assert "\n" not in str(caught.value)
+
+
+def test_an_experiment_that_was_not_recorded_is_expected_to_take_the_mean(recorded_folder):
+    (recorded_folder / "laptop-seed0.json").write_text('{"seconds": 90.0}')
+    assert expected_seconds(["stand-in", "other"], "laptop") == {"stand-in": 90.0, "other": 90.0}
+    assert expected_seconds(["other"], "laptop") == {"other": 1.0}

@@ -202,8 +202,8 @@ def test_a_page_shows_recorded_maps_of_its_own_kind_of_device(monkeypatch, tmp_p
     folder = tmp_path / "laptop" / "some"
     folder.mkdir(parents=True)
     for seed in (10, 2):
-        (folder / f"laptop-seed{seed}.flips.json").write_text(json.dumps({"seed": seed}))
-    assert recorded_flips("some", "laptop", "AMD EPYC") == {"seed": 2}
+        (folder / f"laptop-seed{seed}.flips.json").write_text(json.dumps({"seed": seed, "claims": [], "cells": []}))
+    assert recorded_flips("some", "laptop", "AMD EPYC")["seed"] == 2
     assert recorded_flips("some", "laptop", "NVIDIA H200") == {}
     assert recorded_flips("some", "paper", "AMD EPYC") == {}
     assert recorded_flips("other", "laptop", None) == {}

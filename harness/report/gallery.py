@@ -13,7 +13,7 @@ import numpy as np
 from harness.experiments.experiment import SCALES, Experiment
 from harness.experiments.verdict import ALPHA
 from harness.report.chart import Chart, Point, Tick, across, label, named, on, padded, ticks, up
-from harness.report.page import flip_maps, format_number
+from harness.report.page import alternative, flip_maps, format_number, run_name
 
 MOST_TRIALS = 100
 """Trials of a result whose dots and curves are shown, so that the page of the whole catalogue stays under 15 MB."""
@@ -94,12 +94,6 @@ class GalleryResult:
     trained: Trained
     link: str
 
-    @property
-    def run(self) -> str:
-        """As its folder is called: `laptop-seed0`, `-control` behind it for a control."""
-        control = "-control" if self.result["control"] else ""
-        return f"{self.result['scale']}-seed{self.result['seed']}{control}"
-
 
 def gallery_page(results: Sequence[GalleryResult]) -> str:
     """Renders `index.html` of a folder of results.
@@ -118,12 +112,13 @@ def gallery_page(results: Sequence[GalleryResult]) -> str:
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
     results = sorted(results, key=_order)
     entries = [_entry(result, f"f{i}-") for i, result in enumerate(results)]
-    judged = [entry for entry in entries if entry["result"]["claims"] and not entry["result"]["control"]]
+    judged = [entry for entry in entries if entry["result"]["claims"] and entry["kind"] == "plain"]
     sources = list(dict.fromkeys(result.experiment.source for result in results))
     return environment.get_template("gallery.html.j2").render(
         experiments=_by_experiment(entries),
         judged=judged,
-        controls=[entry for entry in entries if entry["result"]["control"]],
+        controls=[entry for entry in entries if entry["kind"] == "control"],
+        changed=[entry for entry in entries if entry["kind"] == "changed"],
         scales=list(dict.fromkeys(result.result["scale"] for result in results)),
         figures=[source for source in sources if _figure(source)],
         sections=[source for source in sources if not _figure(source)],
@@ -145,7 +140,7 @@ def verdict_counts(results: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]
     bounded by ALPHA * k alone.
 
     Args:
-      results: what `result.json` holds, of results that were judged and no controls.
+      results: what `result.json` holds, of results that were judged, without controls and what `--set` changed.
 
     Returns:
       `scale`, `seed`, `experiments`, `claims`, a count per verdict, and `false` and `false_side`, for each scale and
@@ -239,17 +234,23 @@ def _entry(found: GalleryResult, prefix: str) -> dict[str, Any]:
     names = dict.fromkeys(name for trial in shown for name in trial.hyperparameters if not _is_bookkeeping(name))
     arms = list(dict.fromkeys(trial.arm for trial in shown))
     claims = found.result["claims"]
-    told = "; ".join(f"{claim['text']} {claim['verdict']}" for claim in claims) or "nothing is judged"
+    # What --set changed is neither the experiment nor its control, and so stands in its own section alone.
+    kind = "changed" if found.result.get("overrides") else "control" if found.result["control"] else "plain"
+    verdicts = " ".join(sorted({claim["verdict"] for claim in claims})) or "not judged"
+    run = run_name(found.result)
     return {
-        "id": f"{found.experiment.name}.{found.run}",
-        "run": found.run,
+        "id": f"{found.experiment.name}.{run}",
+        "run": run,
+        "kind": kind,
+        "name": f"{found.experiment.name}, {run}",
         "experiment": found.experiment,
         "result": found.result,
-        "verdicts": sorted({claim["verdict"] for claim in claims}) if not found.result["control"] else [],
+        "filtered": verdicts if kind == "plain" else kind,
         "link": found.link,
         # Our own drawing; everything else on the page is escaped.
         "figure": Markup(embedded(found.figure_svg, prefix)),
-        "alternative": f"{found.experiment.title}. {found.experiment.figure} Claims: {told}.",
+        "alternative": alternative(found.experiment, claims),
+        "commit": short_commit(found.result["provenance"].get("commit")),
         "maps": flip_maps(found.flips) if found.flips else [],
         "flips": found.flips,
         "trained": found.trained,
@@ -261,6 +262,12 @@ def _entry(found: GalleryResult, prefix: str) -> dict[str, Any]:
         "fixed": {name: _text(shown[0].hyperparameters.get(name)) for name in names if name not in varying},
         "trials": [_trial(trial, varying) for trial in shown],
     }
+
+
+def short_commit(commit: str | None) -> str:
+    """Twelve digits of a commit, and whether the checkout was changed."""
+    digits, dirty, changed = (commit or "").partition("-")
+    return f"commit {digits[:12]}{dirty}{changed}" if digits else "not a checkout"
 
 
 def duration(seconds: float) -> str:

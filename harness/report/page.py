@@ -41,12 +41,30 @@ def experiment_page(
     return environment.get_template("experiment.html.j2").render(
         experiment=experiment,
         result=result,
+        name=f"{experiment.name}, {run_name(result)}",
+        alternative=alternative(experiment, result["claims"]),
         summary=_summary(records),
         flips=flips,
         maps=flip_maps(flips) if flips else [],
         # Our own drawing; everything else on the page is escaped.
         figure=Markup(figure_svg[figure_svg.index("<svg") :]),
     )
+
+
+def run_name(result: Mapping[str, Any]) -> str:
+    """As the folder of a result is called: `laptop-seed0`, `-control` behind it for a control."""
+    return f"{result['scale']}-seed{result['seed']}{'-control' if result['control'] else ''}"
+
+
+def alternative(experiment: Experiment, claims: Sequence[Mapping[str, Any]]) -> str:
+    """What a figure shows, in words, for who cannot see it.
+
+    Args:
+      experiment: whose figure it is.
+      claims: as in `result.json`.
+    """
+    told = "; ".join(f"{claim['text']} {claim['verdict']}" for claim in claims) or "nothing is judged"
+    return f"{experiment.title}. {experiment.figure} Claims: {told}."
 
 
 def flip_maps(flips: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -66,7 +84,8 @@ def flip_maps(flips: Mapping[str, Any]) -> list[dict[str, Any]]:
         rows = []
         for axis in axes:
             found = {cell["factor"]: _of_claim(cell, claim["id"]) for cell in flips["cells"] if cell["axis"] == axis}
-            rows.append({"axis": axis, "cells": [{**found, 1.0: claim}[factor] for factor in factors]})
+            found[1.0] = claim
+            rows.append({"axis": axis, "cells": [found.get(factor, {"unavailable": "no cell"}) for factor in factors]})
         maps.append({"id": claim["id"], "factors": factors, "rows": rows})
     return maps
 
