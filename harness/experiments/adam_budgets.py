@@ -47,7 +47,9 @@ What was found at seeds 0 and 1: the order beats its reverse, by .026 and .027 (
 .034), and beta1 pays at 15 trials, by .035 at both. The main claim is undecided at both, since epsilon does not pay at
 30: there it is .012 and .015 worse than stopping at beta1 (.002 to .022, .006 to .026; .002 in the pilots). At 5 trials
 the rate alone is .046 to .060 better than three and four hyperparameters, and .008 and .019 than two; at 60 beta2
-neither pays nor costs, and stopping at beta1 is as good or better (by -.001 and .009). Control: contradicted. With 10
+neither pays nor costs, and stopping at beta1 is as good or better (by -.001 and .009). No effect is stated for the
+claims on the rate alone, epsilon and beta2, since the pilots showed none (-.001, -.002 and -.007 nats, see `Settings`):
+undecided, they have the reason `interval`, which says nothing of their power. Control: contradicted. With 10
 pools a claim of seven parts that stays undecided has an interval only once two others are decided. The points of both
 seeds are the same.
 
