@@ -20,6 +20,10 @@ Searches of one pool share trials, winners and seeds: *the pool is the unit*, wi
 and its losses are means over its searches. Points are those of the pool's number, the same for every seed of the
 experiment; initialisation, data order and split are not.
 
+Retraining has initialisations and orders of its own, not a validation split: winners are judged on the examples of the
+pool's split, on which they were chosen. So a loss is still low by what suits those examples, the more the more trials
+it is the best of; spaces are compared at equal numbers of trials, on one split.
+
 *What is judged.* The advice is about which space to choose at a budget, so it holds where the recommended space is no
 worse than the spaces next to it, the one that tunes one hyperparameter less and the one that tunes one more, by a
 margin of the trial standard deviation, which a single run does not show. With that alone a task on which nothing

@@ -90,9 +90,10 @@ class Settings:
     The pilot: both rounds as they stand, on the pilot range of seed 0. ResNet: rates of .464 three times, .215 and
     .0464 for the five decays, errors .184, .182, .161, .145 and .270 on fresh seeds; without decay .194 at its own
     rate, .207 at the best decay's. Spread of the paired differences between the nearer end and the interior .017, so
-    that 8 seeds reach a power of .98 for the .040 that was seen. Trial standard deviation over settings but the largest
-    decay .0148, of the fully connected network .0135. A spread of .02 gives the control's equality a power of .88 with
-    24 seeds. All 20 quasi-random studies picked the grid's decay; 20 reach a power of .92 where 95% do.
+    that 8 seeds reach a power of .98 for the .040 that was seen; the 16 that are judged are more
+    than that needs, and were so from this file's first version on. Trial standard deviation over settings but the
+    largest decay .0148, of the fully connected network .0135. A spread of .02 gives the control's equality a power of
+    .88 with 24 seeds. All 20 quasi-random studies picked the grid's decay; 20 reach a power of .92 where 95% do.
 
     `isolation.fair-baseline` lies near its delta here: .013 in the pilot; in smaller ones, of 2 or 3 seeds a point and
     rates half a decade apart, 0 as it stands, 0 at a constant rate, .012 with a fifth of the labels replaced and 600
