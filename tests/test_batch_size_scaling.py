@@ -272,6 +272,15 @@ def test_a_prediction_no_better_than_a_constant_is_not_reproduced():
     assert found / runs <= 0.025 + 3 * np.sqrt(0.025 * 0.975 / runs)
 
 
+def test_too_few_tasks_to_tell_it_from_a_constant_is_a_lack_of_power():
+    """The pilot's tasks, of which 8 have a power of .2 for its gain."""
+    critical, noise = [83, 100, 92, 60, 141, 106, 251, 560], [105, 46, 89, 46, 82, 115, 171, 435]
+    judgement = scaling._predicts(critical, noise)
+    assert judgement.power == pytest.approx(0.2, abs=0.05)
+    (verdict,) = judge([(scaling.NOISE_CLAIM, judgement)])
+    assert (verdict.verdict, verdict.reason) == ("inconclusive", "power")
+
+
 def test_the_constant_guess_leaves_its_own_task_out():
     ours, constant = scaling.prediction_errors([16, 64, 256], [32, 64, 64])
     np.testing.assert_allclose(ours, [1, 0, 2])

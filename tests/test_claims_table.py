@@ -1,6 +1,7 @@
 """The tables of claims in README.md and docs/claims.md."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.claims_table import BEGIN, END, generated
+from harness.claims_table import BEGIN, CHANGED, END, generated
 from harness.experiments.experiment import experiments
 from harness.records import InputError
 
@@ -80,6 +81,14 @@ def test_a_contradicted_claim_stands_out(checkout):
     change(checkout, "stride-instability", verdict="contradicted")
     row, _ = rows(checkout, "stride-instability")
     assert "| **✗\u00a0unstable-at-high-lr**, ✓\u00a0harmless" in row
+
+
+def test_what_was_changed_after_results_were_seen_is_told_and_of_known_claims():
+    known = {one.name: {claim.id for claim in one.claims} for one in experiments().values()}
+    full = generated(ROOT)[ROOT / "docs/claims.md"]
+    for name, told in CHANGED.items():
+        assert set(re.findall(r"`(.+?)`", told)) <= known[name]
+        assert f"- [`{name}`](#{name}): {told}." in full.splitlines()
 
 
 def test_the_figures_come_first_and_in_their_order(checkout):

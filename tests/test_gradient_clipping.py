@@ -256,6 +256,51 @@ def test_false_verdicts_stay_within_their_level():
         assert max(null_share(form, n, delta, delta, rng, experiments)) <= limit
 
 
+def pairs(rng, n, unclipped, clipped, shared):
+    """Which runs train, unclipped and clipped; where the chance is shared, no pair is one that only clipping loses."""
+    one = rng.random(n)
+    return (one < unclipped).tolist(), ((one if shared else rng.random(n)) < clipped).tolist()
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("unclipped", [0.0, 0.1, 0.25, 0.4, 0.5])
+def test_a_difference_at_its_threshold_is_rarely_decided(unclipped, shared):
+    """2,000 null experiments a split; clipped minus unclipped share of runs that train right at the threshold."""
+    rng, experiments, limit = np.random.default_rng(0), 2_000, 0.025 + 3 * np.sqrt(0.025 * 0.975 / 2_000)
+    found = [
+        clipping.percentile_works(*pairs(rng, LAPTOP.replicates, unclipped, unclipped + clipping.DIFFERENCE, shared))
+        for _ in range(experiments)
+    ]
+    for side in ("p_for", "p_against"):
+        assert np.mean([getattr(judgement, side) <= ALPHA for judgement in found]) <= limit
+
+
+def test_a_difference_over_its_threshold_is_not_contradicted_by_a_share_under_another():
+    """Clipping trains 60% where nothing trains unclipped, which a rescued share under .75 contradicts in 13 to 24%."""
+    rng = np.random.default_rng(0)
+    found = [clipping.percentile_works(*pairs(rng, LAPTOP.replicates, 0.0, 0.6, False)) for _ in range(2_000)]
+    assert np.mean([judgement.p_against <= ALPHA for judgement in found]) <= 0.01
+    judged = clipping.percentile_works([False] * 20, [True] * 10 + [False] * 10)
+    assert share_above(10, 20, clipping.RESCUED_SHARE).p_against <= ALPHA < judged.p_against
+
+
+def test_a_difference_under_its_threshold_is_contradicted():
+    for trained, clipped in (([False] * 20, [True] * 5 + [False] * 15), ([True] * 20, [True] * 20)):
+        assert clipping.percentile_works(trained, clipped).p_against <= ALPHA
+    either = [True] * 10 + [False] * 10
+    assert clipping.percentile_works(either, either[::-1]).p_against <= ALPHA
+
+
+def test_a_contradiction_shows_in_the_interval():
+    """That of the rescued share, whose threshold is another than that of the difference."""
+    for rescued in range(21):
+        for lost in range(21 - rescued):
+            rest = [False] * (20 - rescued - lost)
+            trained, clipped = [False] * rescued + [True] * lost + rest, [True] * rescued + [False] * lost + rest
+            (verdict,) = judge([(clipping.PERCENTILE_WORKS, clipping.percentile_works(trained, clipped))])
+            assert (verdict.verdict == "contradicted") <= (verdict.interval[1] < clipping.RESCUED_SHARE)
+
+
 # --- the figure and the whole ---
 
 

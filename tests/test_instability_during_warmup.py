@@ -112,6 +112,18 @@ def test_a_loss_that_never_gets_anywhere_did_not_start_well():
     assert found["warmup.too-short-diverges"] == "contradicted"
 
 
+@pytest.mark.parametrize("end", [4.5, np.inf])
+def test_a_loss_that_climbs_from_the_start_fails_and_did_not_start_well(end):
+    def loss(warmup, replicate):
+        curve = loss_of(warmup, LAPTOP.steps, stuck=True)
+        curve[warmup + 100 :] = end
+        return curve
+
+    assert {(found.risen, found.lost) for found in ends(records(loss), LAPTOP.short)} == {(True, False)}
+    found = verdicts(records(loss))
+    assert found == {"warmup.too-short-diverges": "contradicted", "warmup.longer-is-stable": "contradicted"}
+
+
 def test_a_long_warmup_that_fails_too_contradicts_only_that_claim():
     found = verdicts(records(lambda warmup, _: loss_of(warmup, LAPTOP.steps, fails_at=1500)))
     assert found == {"warmup.too-short-diverges": "reproduced", "warmup.longer-is-stable": "contradicted"}
@@ -140,7 +152,7 @@ def test_false_positives_stay_within_the_level(monkeypatch):
     for _ in range(n):
         failed = rng.random((2, LAPTOP.replicates)) < 0.5
         made_up = {
-            warmup: [LostProgress(2.5, 100, 3.3, bool(lost), LAPTOP.short + 100) for lost in row]
+            warmup: [LostProgress(2.5, 100, 3.3, bool(lost), bool(lost), LAPTOP.short + 100) for lost in row]
             for warmup, row in zip((LAPTOP.short, LAPTOP.long), failed, strict=True)
         }
         monkeypatch.setattr(instability_during_warmup, "ends", lambda records, warmup: made_up[warmup])  # noqa: B023

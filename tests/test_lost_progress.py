@@ -40,14 +40,35 @@ def test_a_jump_that_recovers_or_is_small_is_not_told():
 
 def test_a_loss_that_never_falls_loses_nothing():
     loss = 3.3 + 0.1 * np.random.default_rng(2).standard_normal(1000)
-    assert not lost_progress(loss).lost
+    assert not lost_progress(loss).risen
 
 
 def test_a_loss_that_is_not_finite_is_lost_when_it_ends():
     loss = np.append(falling(np.random.default_rng(3), steps=500), np.nan)
     end = lost_progress(loss)
     assert (end.lost, end.step, end.final) == (True, 501, float("inf"))
-    assert lost_progress(np.array([np.inf])).lost
+
+
+def test_a_loss_that_is_not_finite_before_it_fell_has_risen_and_lost_nothing():
+    for loss in ([np.inf], [4.0, np.nan], np.append(np.full(500, 4.0), np.nan)):
+        end = lost_progress(np.array(loss))
+        assert (end.risen, end.lost, end.step) == (True, False, len(loss))
+
+
+def test_a_loss_that_climbs_from_its_first_value_has_risen_and_lost_nothing():
+    rng = np.random.default_rng(4)
+    climbing = 2.5 + np.linspace(0, 1, 1000) + 0.03 * rng.standard_normal(1000)
+    end = lost_progress(climbing)
+    assert (end.risen, end.lost) == (True, False)
+    assert end.step == pytest.approx(301, abs=40)
+
+
+@pytest.mark.parametrize(("fall", "lost"), [(LOST_RISE - 0.02, False), (LOST_RISE + 0.02, True)])
+def test_progress_is_lost_where_as_much_was_made(fall, lost):
+    loss = np.r_[np.full(100, 3.0), np.full(400, 3.0 - fall), np.full(500, 4.0)]
+    loss[0] += 5  # one step is not the first value of a running median
+    end = lost_progress(loss)
+    assert (end.risen, end.lost) == (True, lost)
 
 
 def test_short_curves():

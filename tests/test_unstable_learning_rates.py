@@ -7,7 +7,16 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from harness.experiments import unstable_learning_rates
 from harness.experiments.experiment import SCALES
-from harness.experiments.unstable_learning_rates import _SETTINGS, EXPERIMENT, FRESH, NEAR, best_rate, edges
+from harness.experiments.unstable_learning_rates import (
+    _SETTINGS,
+    EXPERIMENT,
+    FRESH,
+    NEAR,
+    best_rate,
+    chance,
+    edges,
+    final_loss,
+)
 from harness.experiments.unstable_rates_figure import sensitivity
 from harness.experiments.verdict import judge
 from harness.figures.published import published
@@ -157,7 +166,31 @@ def test_edges_by_hand():
     ]
     found = edges(first, "post_ln", LAPTOP.infeasible)
     np.testing.assert_allclose(found[:4], [4, 8, np.inf, np.nan])
-    assert best_rate(first, "post_ln", LAPTOP.infeasible) == 0.01
+    assert best_rate(first, "post_ln", chance("laptop")) == 0.01
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_a_loss_that_is_not_finite_is_worse_than_a_stuck_one_and_none_is_worse(scale):
+    places = [place for study in EXPERIMENT.studies("laptop", False, {}) for place in study.plan(0)][:3]
+    stuck, broken, huge = (record(place, final, True) for place, final in zip(places, (3.3, None, 50.0), strict=True))
+    most = chance(scale)
+    assert final_loss(stuck, most) == 3.3 < final_loss(broken, most) == final_loss(huge, most) == most
+    assert most > _SETTINGS[scale].infeasible
+
+
+def test_a_rate_whose_losses_are_not_finite_is_no_best_rate_and_loses_by_the_loss_of_guessing():
+    def broken_from(edge):
+        whole = valley(best=0.01, edge=1.0, gain=-1.0)  # pre-LN ends at 3.25, over `infeasible`
+
+        def loss(arm, rate, replicate):
+            return None if arm == "post_ln" and rate >= edge else whole(arm, rate, replicate)
+
+        return loss
+
+    found = rounds(broken_from(0.0), above_the_edge)
+    assert verdicts(found)["unstable.mending-improves-best"] == "reproduced"
+    found = rounds(broken_from(0.03), above_the_edge)
+    assert best_rate(found, "post_ln", chance("laptop")) == 0.01
 
 
 def test_a_sweep_that_ends_too_soon_is_out_of_range():

@@ -4,6 +4,7 @@ The rises of `harness.analysis.instability` are held against the noise just befo
 Here the question is narrower, and asked of runs whose noise is known to be far under the threshold: is the loss at the
 end higher, by `LOST_RISE`, than it had been, and when did it get there? It is asked of the running median of the loss,
 whose minimum lies a few hundredths of a nat under the trend, by noise alone; `tests/test_lost_progress.py` holds that.
+What climbs from its first value has risen and lost nothing: progress is what was fallen before, by as much.
 """
 
 from __future__ import annotations
@@ -33,14 +34,16 @@ class LostProgress:
       lowest_step: its middle step, counted from 1.
       final: median of the last `FINAL_SHARE` of the steps, nats; infinite where training ended in a loss that is not
         finite.
-      lost: whether `final` is over `lowest` by `LOST_RISE`.
+      risen: whether `final` is over `lowest` by `LOST_RISE`.
+      lost: whether it has risen, and the running median had fallen to `lowest` by `LOST_RISE` from its first value.
       step: the first step after the lowest, counted from 1, whose running median is over `lowest` by `LOST_RISE`; of a
-        loss that ends not finite without such a rise its last step; None where nothing is lost.
+        loss that ends not finite without such a rise its last step; None where it has not risen.
     """
 
     lowest: float
     lowest_step: int
     final: float
+    risen: bool
     lost: bool
     step: int | None
 
@@ -51,15 +54,16 @@ def lost_progress(loss: np.ndarray) -> LostProgress:
     finite = np.isfinite(loss)
     end = len(loss) if np.all(finite) else int(np.argmin(finite))
     if not end:
-        return LostProgress(float("inf"), 1, float("inf"), True, 1)
+        return LostProgress(float("inf"), 1, float("inf"), True, False, 1)
     width = min(SMOOTHED_STEPS, end)
     smooth = np.median(np.lib.stride_tricks.sliding_window_view(loss[:end], width), axis=1)
     at = int(np.argmin(smooth))
     lowest, middle = float(smooth[at]), 1 + width // 2
     final = float(np.median(loss[-max(1, int(FINAL_SHARE * len(loss))) :])) if end == len(loss) else float("inf")
-    lost = final >= lowest + LOST_RISE
+    risen = final >= lowest + LOST_RISE
+    lost = risen and bool(smooth[0] >= lowest + LOST_RISE)
     step = None
-    if lost:
-        risen = smooth[at:] >= lowest + LOST_RISE
-        step = at + int(np.argmax(risen)) + middle if np.any(risen) else len(loss)
-    return LostProgress(lowest, at + middle, final, lost, step)
+    if risen:
+        over = smooth[at:] >= lowest + LOST_RISE
+        step = at + int(np.argmax(over)) + middle if np.any(over) else len(loss)
+    return LostProgress(lowest, at + middle, final, risen, lost, step)

@@ -20,6 +20,10 @@ Searches of one pool share trials, winners and seeds: *the pool is the unit*, wi
 and its losses are means over its searches. Points are those of the pool's number, the same for every seed of the
 experiment; initialisation, data order and split are not.
 
+Retraining has initialisations and orders of its own, not a validation split: winners are judged on the examples of the
+pool's split, on which they were chosen. So a loss is still low by what suits those examples, the more the more trials
+it is the best of; spaces are compared at equal numbers of trials, on one split.
+
 *What is judged.* The advice is about which space to choose at a budget, so it holds where the recommended space is no
 worse than the spaces next to it, the one that tunes one hyperparameter less and the one that tunes one more, by a
 margin of the trial standard deviation, which a single run does not show. With that alone a task on which nothing
@@ -47,7 +51,9 @@ What was found at seeds 0 and 1: the order beats its reverse, by .026 and .027 (
 .034), and beta1 pays at 15 trials, by .035 at both. The main claim is undecided at both, since epsilon does not pay at
 30: there it is .012 and .015 worse than stopping at beta1 (.002 to .022, .006 to .026; .002 in the pilots). At 5 trials
 the rate alone is .046 to .060 better than three and four hyperparameters, and .008 and .019 than two; at 60 beta2
-neither pays nor costs, and stopping at beta1 is as good or better (by -.001 and .009). Control: contradicted. With 10
+neither pays nor costs, and stopping at beta1 is as good or better (by -.001 and .009). No effect is stated for the
+claims on the rate alone, epsilon and beta2, since the pilots showed none (-.001, -.002 and -.007 nats, see `Settings`):
+undecided, they have the reason `interval`, which says nothing of their power. Control: contradicted. With 10
 pools a claim of seven parts that stays undecided has an interval only once two others are decided. The points of both
 seeds are the same.
 

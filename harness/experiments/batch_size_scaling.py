@@ -395,7 +395,7 @@ def _predicts(critical: Sequence[float], noise: Sequence[float]) -> Judgement:
     if known.sum() < 4:
         return out_of_range(float("nan"), WITHIN, int(known.sum()))
     ours, constant = prediction_errors(np.array(critical)[known], np.array(noise)[known])
-    return every(no_worse(ours, WITHIN, 0.0), larger(constant - ours, 0.0))
+    return every(no_worse(ours, WITHIN, 0.0), larger(constant - ours, 0.0, 0.41))  # the pilot's gain
 
 
 def _judge(records: Sequence[TrialRecord], scale: str, control: bool) -> list[tuple[Claim, Judgement]]:

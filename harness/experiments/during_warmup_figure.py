@@ -110,7 +110,7 @@ def _draw_times(axes: Axes, by_warmup: dict[int, list[TrialRecord]], colours: di
     """Draws when each seed fails, in units of its warmup, and how many do."""
     for place, (warmup, found) in enumerate(by_warmup.items()):
         ends = [lost_progress(trial.curves["train_loss"]) for trial in found]
-        times = [end.step / warmup for end in ends if end.lost]
+        times = [end.step / warmup for end in ends if end.risen]
         sideways = np.linspace(-0.15, 0.15, len(times)) if len(times) > 1 else np.zeros(len(times))
         axes.plot(place + sideways, times, "o", color=colours[warmup], markersize=4, alpha=0.7)
         axes.annotate(

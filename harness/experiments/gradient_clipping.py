@@ -24,7 +24,16 @@ a network that trains. Stuck runs have norms of .1 to .3, so that a threshold th
 most steps of the rescued ones (up to all of them), which the playbook calls extremely aggressive, a strange way to
 lower the rate; and it is as random as how long a run takes to get stuck, between .19 and .53 for the 21 unclipped runs
 of seed 0. At the pilot's .244 all 8 seeds were rescued; at the .393 and .379 of the probes of seeds 0 and 1, 14 and 16
-of 20, where the rule asks for 19. What the playbook has for that case, clipping harder (L1044), was not judged.
+of 20, where the rule asks for 19. What the playbook has for that case, clipping harder (L1044), was not judged. Until
+the results of seeds 0 and 1 were known the claim was contradicted where the rescued share was under .75, which does not
+follow from its sentence: where no run trains unclipped and 60% do clipped the claim holds, and was contradicted in 13
+to 24% of experiments. Now the difference itself is tested; the verdicts of both seeds stay as they were.
+
+`clip.rescues-training` is undecided at seed 0 by the same threshold: of 20 seeds 1 trains unclipped and 15 clipped,
+which would do for a claim that stands alone and not after Holm's correction, that asks for 16. Both claims are
+conditional on one probe run: all 20 pairs share its threshold, so that their intervals hold for that threshold and are
+too narrow for "the threshold of some unclipped run", which as said is anything from .19 to .53. More seeds would not
+mend that; more probes, each with pairs of its own, would.
 
 Settings come from pilot seeds, which no verdict uses; see `Settings`.
 """
@@ -39,6 +48,7 @@ import numpy as np
 
 from harness.analysis.clipping import AGGRESSIVE, PERCENTILE, threshold
 from harness.analysis.instability import INITIAL_STEPS, LASTING_RISE, UNSTABLE_SHARE, has_spike
+from harness.analysis.paired_shares import difference_below
 from harness.analysis.trial_table import at
 from harness.experiments.experiment import Experiment
 from harness.experiments.verdict import Judgement, every, out_of_range, share_above, share_below
@@ -61,11 +71,15 @@ EXPLODED = 10.0
 LOWER, ALIKE = 2.0, 2.0
 """By what factor the equivalent rate of SGD is under its own at least, and off its prediction at most."""
 
+DIFFERENCE = 0.5
+"""By how much the share of runs that train is to be larger clipped than unclipped."""
+
 RESCUED_SHARE = 0.75
 """Share of pairs of which only the clipped run trains. Where it is above .75, so is the share of clipped runs that
-train, and that of unclipped ones is under .25, so that they differ by more than .5: an exact test of one share, where
-that of a difference of two is not (`harness.experiments.verdict`). Nothing smaller would do: where only the clipped run
-trains in 75% of pairs, and only the unclipped in 25%, the shares differ by .5."""
+train, and that of unclipped ones is under .25, so that they differ by more than .5: an exact test of one share, which
+a sign-flip test of the difference is not (`harness.experiments.verdict`). Nothing smaller would do: where only the
+clipped run trains in 75% of pairs, and only the unclipped in 25%, the shares differ by .5. A share under .75 says
+nothing against the claim: where the unclipped run never trains, 60% are enough for it."""
 
 TIGHT = 0.1
 """Threshold of extremely aggressive clipping, as a share of the median norm of its probe run."""
@@ -104,8 +118,10 @@ class Settings:
 
     20 pairs leave a power of .94 (alone; .67 at the first step of Holm's correction) to `clip.p90-works` where 98% of
     pairs are rescued. 4,000 simulated null experiments, each share at its threshold: a claim alone is falsely
-    reproduced in at most 2.5% and falsely contradicted in at most 1.9%, and any after the correction in 1.9%. Log
-    ratios judged by their mean would not do: skewed ones gave up to 9%.
+    reproduced in at most 2.5% and falsely contradicted in at most 1.9%, and any after the correction in 1.9%. With
+    clipped minus unclipped share at .5, unclipped ones of 0 to .5, paired outcomes independent or as alike as can be,
+    `clip.p90-works` is falsely reproduced in under .1% and falsely contradicted in 1.9 to 2.6%. Log ratios judged by
+    their mean would not do: skewed ones gave up to 9%.
 
     `accelerator` and `paper` are reasoned, not piloted: four times, and as many times per example, the rate of Goyal et
     al. 2017 on the deep network; the figure's steps.
@@ -240,8 +256,9 @@ RESCUES = Claim(
 PERCENTILE_WORKS = Claim(
     "clip.p90-works",
     "The 90th percentile of the norms of an unclipped run is a threshold that works.",
-    f"Clipped minus unclipped share of seeds that train above .5, by the exact lower limit, above {RESCUED_SHARE}, of "
-    "the share of pairs of which the clipped run trains and the unclipped one does not.",
+    f"Clipped minus unclipped share of seeds that train above {DIFFERENCE}, by the exact lower limit, above "
+    f"{RESCUED_SHARE}, of the share of pairs of which the clipped run trains and the unclipped one does not; "
+    f"contradicted only where an exact test of the paired difference rejects {DIFFERENCE} and more.",
 )
 SLOWS = Claim(
     "clip.too-tight-slows",
@@ -434,6 +451,16 @@ def _share(form: Callable[..., Judgement], shown: Sequence[bool]) -> Judgement:
     return form(sum(shown), len(shown), UNSTABLE_SHARE, 1.0 if form is share_above else 0.0)
 
 
+def percentile_works(trained: Sequence[bool], trained_clipped: Sequence[bool]) -> Judgement:
+    """Judges that clipped runs train more often by `DIFFERENCE`, given which runs of the same pairs train."""
+    outcomes = list(zip(trained, trained_clipped, strict=True))
+    rescued, lost = outcomes.count((False, True)), outcomes.count((True, False))
+    judgement = share_above(rescued, len(outcomes), RESCUED_SHARE, 1.0)
+    p_against = min(1.0, 2 * difference_below(rescued, lost, len(outcomes), DIFFERENCE))
+    # The larger one, so that the reported interval, of the share, lies under its threshold too.
+    return dataclasses.replace(judgement, p_against=max(judgement.p_against, p_against))
+
+
 def _slows(records: Sequence[TrialRecord], scale: str) -> Judgement:
     nominal = SETTINGS[scale].sgd.learning_rate
     clipped = at(records, "sgd_clipped")
@@ -454,7 +481,6 @@ def _judge(records: Sequence[TrialRecord], scale: str, control: bool) -> list[tu
     clipped = at(records, "clipped")
     trained = {seed: trains(trial, classes) for seed, trial in unclipped.items()}
     trained_clipped = {seed: trains(trial, classes) for seed, trial in clipped.items()}
-    rescued = sum(trained_clipped[seed] and not trained[seed] for seed in trained)
     judged = [
         (EXPLODES, _share(share_above, [explodes(trial) for trial in unclipped.values()])),
         (
@@ -464,7 +490,7 @@ def _judge(records: Sequence[TrialRecord], scale: str, control: bool) -> list[tu
                 _share(share_above, list(trained_clipped.values())),
             ),
         ),
-        (PERCENTILE_WORKS, share_above(rescued, len(trained), RESCUED_SHARE, 1.0)),
+        (PERCENTILE_WORKS, percentile_works(list(trained.values()), [trained_clipped[seed] for seed in trained])),
     ]
     if control:
         return judged

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from harness.analysis.rate_sensitivity import RateSensitivity, rate_sensitivity
 from harness.analysis.stability_threshold import adam_threshold
 from harness.analysis.trial_table import at, values
-from harness.experiments.unstable_learning_rates import MENDED, final_loss, first_round, of_study, swept_arm
+from harness.experiments.unstable_learning_rates import MENDED, chance, final_loss, first_round, of_study, swept_arm
 from harness.figures.dots import draw_dots
 from harness.figures.loss_curves import LossSeries, draw_loss_curves
 from harness.figures.published import published
@@ -45,7 +45,8 @@ def draw(records: Sequence[TrialRecord], scale: str, infeasible: float) -> Figur
     title += ", control: pre-LN" if control else "; faint and dashed: published"
     figure, axes = panels(4, title)
     sweeps = [] if control else [_published_sweep(infeasible)]
-    draw_rate_sweep(axes[0], sweeps + [_sweep(records, arm, infeasible) for arm in arms], "validation loss (nats)")
+    sweeps += [_sweep(records, arm, infeasible, chance(scale)) for arm in arms]
+    draw_rate_sweep(axes[0], sweeps, "validation loss (nats)")
     axes[0].axhline(infeasible, color="black", linewidth=1, linestyle=":")
     axes[0].set_title("validation loss against learning rate\n(mean, best and worst seed; dotted: infeasible)")
     axes[0].legend()
@@ -96,12 +97,11 @@ def _draw_sensitivity(axes: Axes, found: Mapping[str, RateSensitivity]) -> None:
     )
 
 
-def _sweep(records: Sequence[TrialRecord], arm: str, infeasible: float) -> RateSeries:
+def _sweep(records: Sequence[TrialRecord], arm: str, infeasible: float, most: float) -> RateSeries:
     swept = first_round(records, arm)
     rates = values(swept, arm, "learning_rate")
     losses = [
-        np.array([final_loss(trial, infeasible) for trial in at(swept, arm, learning_rate=rate).values()])
-        for rate in rates
+        np.array([final_loss(trial, most) for trial in at(swept, arm, learning_rate=rate).values()]) for rate in rates
     ]
     return RateSeries(
         label=_LABELS[arm],
