@@ -44,10 +44,12 @@ def record(place, task, critical, rng, infeasible=False, flat=False):
     )
 
 
-def rounds(control=False, critical=None, scale="laptop", infeasible=lambda place: False, flat=False):
+def rounds(control=False, critical=None, scale="laptop", infeasible=lambda place: False, flat=False, least=None):
     """Records of both rounds, the second planned from the first; tasks have their pilot's critical batch size."""
     rng = np.random.default_rng(0)
     tasks = {task.name: task for task in scaling.tasks_of(scale, control)}
+    if least is not None:
+        tasks = {name: dataclasses.replace(task, least=least) for name, task in tasks.items()}
 
     def run(studies):
         found = []
@@ -227,6 +229,19 @@ def test_the_control_is_the_same_and_not_the_main_claim():
 def test_a_control_that_still_scales_is_found():
     found = verdicts(rounds(control=True, critical=1e3), control=True)
     assert found["scaling.control-same"].verdict == "contradicted"
+
+
+def test_a_control_that_scales_perfectly_reproduces_the_main_claim():
+    """Steps in proportion to 1 over the batch up to the largest, within the budget."""
+    found = verdicts(rounds(control=True, critical=1e5, least=0.15), control=True)
+    assert found["scaling.perfect-then-diminishing"].verdict == "reproduced"
+    assert found["scaling.perfect-then-diminishing"].effect == pytest.approx(0.99, abs=0.1)
+    assert found["scaling.control-same"].verdict == "contradicted"
+
+
+def test_a_control_of_void_batch_sizes_decides_nothing():
+    found = verdicts(rounds(control=True, infeasible=lambda place: "fresh" in place.study), control=True)
+    assert [(v.verdict, v.reason) for v in found.values()] == [("inconclusive", "range")] * 2
 
 
 def table_of_logs(logs):

@@ -195,6 +195,17 @@ def test_the_control_has_nothing_left():
     assert found["variance.control-same"].verdict == "reproduced"
 
 
+def test_a_control_with_something_to_remedy_reproduces_the_main_claim():
+    """Only where both that have trials halve the variance; the missing parts decide nothing."""
+    noisy, calm = (0.01, 0.01), (0.002, 0.002)
+    both = verdicts(run({BASELINE: noisy, DECAY: calm, AVERAGING: calm}, control=True), control=True)
+    assert both["variance.remedies"].verdict == "reproduced"
+    assert both["variance.remedies"].effect == pytest.approx(np.log2(5), abs=0.2)
+    one = verdicts(run({BASELINE: noisy, DECAY: calm, AVERAGING: noisy}, control=True), control=True)
+    assert one["variance.remedies"].verdict == "contradicted"
+    assert one["variance.remedies"].effect == pytest.approx(0, abs=0.2)
+
+
 def test_a_control_that_decay_calms_is_not_the_same():
     noise = {BASELINE: (0.01, 0.01), DECAY: (0.002, 0.002), AVERAGING: (0.01, 0.01)}
     assert verdicts(run(noise, control=True), control=True)["variance.control-same"].verdict == "contradicted"

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from harness.experiments.feasible_batch_sizes import INPUT_BOUND, input_shares, throughput
+from harness.experiments.feasible_batch_sizes import INPUT_BOUND, full_from, input_shares, throughput
 from harness.figures.style import COLOURS, panels, plain_log_ticks
 from harness.records import TrialRecord
 
@@ -28,6 +28,8 @@ def draw(records: Sequence[TrialRecord], scale: str) -> Figure:
     start = np.median(plain[sizes[0]])
     full = max(np.median(speed) for speed in plain.values())
     speeds.plot(sizes, start * sizes / sizes[0], "--", color="grey", label="doubles with the batch")
+    if (edge := full_from(plain)) is not None:
+        speeds.axvline(edge, color="grey", linestyle=":", label=f"device full from {edge}")
     speeds.set_ylim(0.7 * start, 1.6 * full)
     times.plot(sizes, 1e3 * sizes / full, "--", color="grey", label="doubles with the batch (device full)")
     times.axhline(1e3 * sizes[0] / start, color="grey", linestyle=":", label="flat (device not full)")
