@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from harness.experiments.round_transfer import DELTA, LOOSE, excess, extensions, losses, regrets
+from harness.experiments.round_transfer import (
+    DELTA,
+    LOOSE,
+    choices,
+    excess,
+    extensions,
+    losses,
+    regrets,
+    schedule_regrets,
+)
 from harness.experiments.transfer_settings import (
     DEPTH,
     FAMILIES,
@@ -95,20 +105,25 @@ def _chance(records: Sequence[TrialRecord], scale: str) -> float:
 
 
 def _draw_regret(axes: Axes, records: Sequence[TrialRecord], scale: str, control: bool) -> None:
-    """Regret of what the short round chose, one dot a fresh seed, with the mean and its 95% interval."""
-    rows = []
-    for part in [SCHEDULE] if control else list(PARTS):
-        for rank, ways in enumerate(regrets(records, part, scale, control)):
-            for name, values in ways.items():
-                label = name if part != SCHEDULE else _schedule_label(name)
-                rows.append((part, f"{'second: ' if rank else ''}{label}", values))
+    """Regret of what the short round chose: of the schedule by fresh seed with the mean, of the rest by tuning."""
+    rows = [
+        (SCHEDULE, f"{'second: ' if rank else ''}{_schedule_label(name)}", values)
+        for rank, ways in enumerate(schedule_regrets(records, scale, control))
+        for name, values in ways.items()
+    ]
+    for part in () if control else [part for part in PARTS if part != SCHEDULE]:
+        values = regrets(records, part, scale)
+        under = np.count_nonzero(values < (LOOSE if part == OPTIMIZER else DELTA))
+        rows.append((part, f"{under} of {len(values)} under", values))
     for place, (part, _, values) in enumerate(rows):
         colour = COLOURS[list(PARTS).index(part)]
-        height = -place + np.linspace(-0.2, 0.2, len(values))
+        height = -place + np.linspace(-0.3, 0.3, len(values))
         axes.plot(values, height, "o", color=colour, markersize=3, alpha=0.5)
-        low, high = np.clip(sign_flip_interval(values, 0.95), values.min(), values.max())
-        axes.plot([low, high], [-place] * 2, color="black", linewidth=1.5)
-        axes.plot(values.mean(), -place, "D", color="black", markersize=5)
+        if part == SCHEDULE:
+            low, high = np.clip(sign_flip_interval(values, 0.95), values.min(), values.max())
+            axes.plot([low, high], [-place] * 2, color="black", linewidth=1.5)
+        centre = values.mean() if part == SCHEDULE else np.median(values)
+        axes.plot(centre, -place, "D", color="black", markersize=5)
     axes.set_yticks([-place for place in range(len(rows))], [_row_label(part, label) for part, label, _ in rows])
     axes.axvline(0, color="black", linewidth=0.8)
     axes.axvline(DELTA, color="black", linewidth=0.8, linestyle="--", label="threshold")
@@ -116,7 +131,9 @@ def _draw_regret(axes: Axes, records: Sequence[TrialRecord], scale: str, control
         axes.axvline(LOOSE, color="black", linewidth=0.8, linestyle=":", label="that of the optimizer")
     axes.set(xlabel="regret (trial standard deviations)")
     chosen = "the first round chose against the second's" if control else "the short round chose against the long one's"
-    axes.set_title(f"what {chosen} own\n(one dot a fresh seed; mean, 95% interval)")
+    means = "one dot a fresh seed; mean, 95% interval"
+    medians = f"schedule: {means};\nother parts: one dot a tuning; median"
+    axes.set_title(f"what {chosen} own\n({means if control else medians})")
     axes.grid(axis="y", alpha=0)
     axes.legend(loc="lower right")
 
@@ -142,19 +159,24 @@ def _draw_extensions(axes: Axes, records: Sequence[TrialRecord], scale: str) -> 
 
 
 def _draw_warmup(axes: Axes, records: Sequence[TrialRecord], scale: str) -> None:
-    """Loss against warmup length in both rounds."""
-    for round_, colour, marker in ((SHORT, COLOURS[1], "s"), (LONG, COLOURS[0], "o")):
+    """Loss against warmup length in both rounds, and how many tunings choose it."""
+    chosen = choices(records, WARMUP, scale)
+    for round_, colour, marker, above in ((SHORT, COLOURS[1], "s", 9), (LONG, COLOURS[0], "o", -15)):
         found = losses(records, WARMUP, round_, scale)
+        counts = Counter(getattr(pair, round_) for pair in chosen)
         warmups = [float(name.split()[0]) for name in found]
-        medians = np.array([np.median(own) for own in found.values()])
+        medians = [float(np.median(own)) for own in found.values()]
         for warmup, own in zip(warmups, found.values(), strict=True):
             axes.plot([warmup] * len(own), own, marker, color=colour, markersize=3, alpha=0.4)
-        axes.plot(warmups, medians, marker + "-", color=colour, label=f"{round_} round")
-        best = int(np.argmin(medians))
-        axes.plot(warmups[best], medians[best], "*", color=colour, markersize=13, markeredgecolor="black", zorder=5)
+        axes.plot(warmups, medians, marker + "-", color=colour, label=f"{round_} round, median")
+        for name, *place in zip(found, warmups, medians, strict=True):
+            axes.annotate(
+                str(counts[name]), place, (0, above), textcoords="offset points", ha="center", color=colour, fontsize=8
+            )
     fields = ", ".join(f"{name}={value}" for name, value in SETTINGS[scale].warmup_fields.items())
     axes.set(xscale="log", xlabel="warmup (steps), total steps fixed", ylabel="final validation loss (nats)")
-    axes.set_title(f"warmup length, {fields}\n(faint: seeds; star: best median)")
+    axes.set_title(f"warmup length, {fields}\n(faint: seeds; numbers: of {len(chosen)} tunings, how many choose it)")
+    axes.margins(x=0.1)
     axes.legend()
     plain_log_ticks(axes.xaxis)
 
