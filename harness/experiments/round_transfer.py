@@ -18,7 +18,7 @@ both rounds choose alike it is 0 by definition.
 The schedule is chosen once, by median loss over the seeds of a round, and the seeds are what is replicated. In every
 other part it is the choice: that two rounds choose alike may be luck, which more fresh seeds do not show. There each
 replicate is a *tuning* of its own: a short and a long round of one trial per candidate, on a seed of its own each, and
-fresh seeds for the two choices, whose median counts. The long round chooses by as many trials as the short one, since
+a fresh seed for the two choices. The long round chooses by as many trials as the short one, since
 that is what tuning in long runs would have chosen; a single choice for all, by more seeds, would be better, but its own
 luck would be shared by all tunings, and the interval would not see it. A claim holds where more than half of the
 tunings lose less than the threshold and the mean regret is under it. The first keeps luck with two candidates, which
@@ -123,8 +123,8 @@ _REGRET = (
 _TYPICAL = (
     "Over independent tunings, each a short and a long round of one trial per candidate on seeds of its own, lower 95% "
     "limit of the share that loses less than {0:g} trial standard deviations above one half, and upper limit of the "
-    "mean loss under {0:g}; what a tuning loses is the median over fresh seeds of the paired differences in final "
-    "validation loss in the long round, the short round's choice minus the long round's"
+    "mean loss under {0:g}; what a tuning loses is the difference in final validation loss in the long round, on a "
+    "fresh seed, the short round's choice minus the long round's"
 )
 
 SCHEDULE_DOES_NOT = Claim(
@@ -212,20 +212,14 @@ def _studies_of(
 def seeds_of(part: str, round_: str, scale: str) -> range:
     """Replicates of a round; no two rounds of a part share one, as the seeds of a next round are new.
 
-    Of a simple part, which is any but the schedule's, each tuning has one in either round, in order.
+    Of a simple part, which is any but the schedule's, each tuning has one in every round, in order.
     """
     settings = SETTINGS[scale]
-    counts = {SHORT: settings.tunings, LONG: settings.tunings, FRESH: settings.tunings * settings.fresh}
+    counts = dict.fromkeys((SHORT, LONG, FRESH), settings.tunings)
     if part == SCHEDULE:
         counts = {**settings.selection, FRESH: settings.judged}
     before = sum(count for other, count in counts.items() if list(counts).index(other) < list(counts).index(round_))
     return range(before, before + counts[round_])
-
-
-def fresh_of(part: str, tuning: int, scale: str) -> range:
-    """The fresh replicates on which both choices of a tuning of a simple part are compared."""
-    count = SETTINGS[scale].fresh
-    return seeds_of(part, FRESH, scale)[tuning * count : (tuning + 1) * count]
 
 
 def _studies(scale: str, control: bool, overrides: Mapping[str, str]) -> list[Study]:
@@ -250,11 +244,10 @@ def _judging(records: Sequence[TrialRecord], scale: str, control: bool, override
     for part in parts_of(control):
         known = candidates(part, LONG, scale, control)
         if part != SCHEDULE:
-            for tuning, pair in enumerate(choices(records, part, scale)):
+            for tuning, (pair, seed) in enumerate(paired_with_fresh(records, part, scale)):
                 if pair.short != pair.long:  # else the regret is 0 whatever the trials
                     own = [known[name] for name in pair]
-                    seeds = fresh_of(part, tuning, scale)
-                    studies += _studies_of(part, FRESH, own, seeds, scale, overrides, f"-{tuning}")
+                    studies += _studies_of(part, FRESH, own, [seed], scale, overrides, f"-{tuning}")
             continue
         names = [way for ways in carried(records, scale, control) for way in ways]
         names.append(ranking(records, part, LONG, scale)[0])
@@ -308,6 +301,11 @@ def choices(records: Sequence[TrialRecord], part: str, scale: str) -> list[Choic
     return [Choice(*pair) for pair in zip(*by_round, strict=True)]
 
 
+def paired_with_fresh(records: Sequence[TrialRecord], part: str, scale: str) -> list[tuple[Choice, int]]:
+    """Of every tuning of a simple part its choices and the fresh replicate on which they are compared."""
+    return list(zip(choices(records, part, scale), seeds_of(part, FRESH, scale), strict=True))
+
+
 def lengthened(name: str, scale: str, control: bool) -> list[str]:
     """What a schedule of the short round may become in the long one: extended, as the playbook says, and stretched."""
     family, rate = name.rsplit(" ", 1)
@@ -338,21 +336,9 @@ def extensions(records: Sequence[TrialRecord], scale: str) -> dict[str, list[tup
     return found
 
 
-def excess(
-    records: Sequence[TrialRecord], part: str, name: str, other: str, scale: str, seeds: Sequence[int] | None = None
-) -> np.ndarray:
-    """Loss of a candidate minus that of another, in units of trial spread, float64 (seeds,).
-
-    Args:
-      records: of all rounds.
-      part: one of `PARTS`.
-      name: of the candidate.
-      other: of what it is compared with.
-      scale: one of `harness.experiments.experiment.SCALES`.
-      seeds: fresh replicates to compare on, all of the part if None.
-    """
-    settings = SETTINGS[scale]
-    own = [r for r in in_round(records, part, FRESH) if seeds is None or r.replicate in seeds]
+def excess(records: Sequence[TrialRecord], part: str, name: str, other: str, scale: str) -> np.ndarray:
+    """Loss of a candidate minus that of another on fresh seeds, in units of trial spread, float64 (seeds,)."""
+    settings, own = SETTINGS[scale], in_round(records, part, FRESH)
     spread = settings.warmup_spread if part == WARMUP else settings.spread
     return paired_differences(at(own, name), at(own, other), partial(loss, scale=scale)) / spread
 
@@ -373,12 +359,12 @@ def schedule_regrets(records: Sequence[TrialRecord], scale: str, control: bool) 
 def regrets(records: Sequence[TrialRecord], part: str, scale: str) -> np.ndarray:
     """What each tuning of a simple part loses by its short round, in units of trial spread, float64 (tunings,).
 
-    It is the median over the tuning's fresh seeds, and 0 where both of its rounds choose alike.
+    It is that on the tuning's fresh seed, and 0 where both of its rounds choose alike.
     """
     found = []
-    for tuning, (short, long) in enumerate(choices(records, part, scale)):
-        own = excess(records, part, short, long, scale, fresh_of(part, tuning, scale)) if short != long else [0.0]
-        found.append(float(np.median(own)))
+    for (short, long), seed in paired_with_fresh(records, part, scale):
+        own = [record for record in records if record.replicate == seed]
+        found.append(0.0 if short == long else float(excess(own, part, short, long, scale)[0]))
     return np.array(found)
 
 
