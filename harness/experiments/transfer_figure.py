@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -36,7 +35,7 @@ from harness.experiments.transfer_settings import (
 from harness.experiments.verdict import sign_flip_interval
 from harness.figures.differences import draw_differences
 from harness.figures.rate_sweep import RateSeries, draw_rate_sweep
-from harness.figures.style import COLOURS, MARKERS, panels, plain_log_ticks
+from harness.figures.style import COLOURS, MARKERS, panels
 from harness.records import TrialRecord
 from harness.studies.transfer import tier
 
@@ -105,7 +104,7 @@ def _chance(records: Sequence[TrialRecord], scale: str) -> float:
 
 
 def _draw_regret(axes: Axes, records: Sequence[TrialRecord], scale: str, control: bool) -> None:
-    """Regret of what the short round chose: of the schedule by fresh seed with the mean, of the rest by tuning."""
+    """Regret of what the short round chose, by fresh seed or by tuning, with the mean and its 95% interval."""
     rows = [
         (SCHEDULE, f"{'second: ' if rank else ''}{_schedule_label(name)}", values)
         for rank, ways in enumerate(schedule_regrets(records, scale, control))
@@ -119,11 +118,9 @@ def _draw_regret(axes: Axes, records: Sequence[TrialRecord], scale: str, control
         colour = COLOURS[list(PARTS).index(part)]
         height = -place + np.linspace(-0.3, 0.3, len(values))
         axes.plot(values, height, "o", color=colour, markersize=3, alpha=0.5)
-        if part == SCHEDULE:
-            low, high = np.clip(sign_flip_interval(values, 0.95), values.min(), values.max())
-            axes.plot([low, high], [-place] * 2, color="black", linewidth=1.5)
-        centre = values.mean() if part == SCHEDULE else np.median(values)
-        axes.plot(centre, -place, "D", color="black", markersize=5)
+        low, high = np.clip(sign_flip_interval(values, 0.95), values.min(), values.max())
+        axes.plot([low, high], [-place] * 2, color="black", linewidth=1.5)
+        axes.plot(values.mean(), -place, "D", color="black", markersize=5)
     axes.set_yticks([-place for place in range(len(rows))], [_row_label(part, label) for part, label, _ in rows])
     axes.axvline(0, color="black", linewidth=0.8)
     axes.axvline(DELTA, color="black", linewidth=0.8, linestyle="--", label="threshold")
@@ -131,9 +128,8 @@ def _draw_regret(axes: Axes, records: Sequence[TrialRecord], scale: str, control
         axes.axvline(LOOSE, color="black", linewidth=0.8, linestyle=":", label="that of the optimizer")
     axes.set(xlabel="regret (trial standard deviations)")
     chosen = "the first round chose against the second's" if control else "the short round chose against the long one's"
-    means = "one dot a fresh seed; mean, 95% interval"
-    medians = f"schedule: {means};\nother parts: one dot a tuning; median"
-    axes.set_title(f"what {chosen} own\n({means if control else medians})")
+    dots = "one dot a fresh seed" if control else "one dot a fresh seed, from the optimizer on a tuning"
+    axes.set_title(f"what {chosen} own\n({dots};\nmean, 95% interval)")
     axes.grid(axis="y", alpha=0)
     axes.legend(loc="lower right")
 
@@ -161,24 +157,21 @@ def _draw_extensions(axes: Axes, records: Sequence[TrialRecord], scale: str) -> 
 def _draw_warmup(axes: Axes, records: Sequence[TrialRecord], scale: str) -> None:
     """Loss against warmup length in both rounds, and how many tunings choose it."""
     chosen = choices(records, WARMUP, scale)
-    for round_, colour, marker, above in ((SHORT, COLOURS[1], "s", 9), (LONG, COLOURS[0], "o", -15)):
+    for round_, colour, marker in ((SHORT, COLOURS[1], "s"), (LONG, COLOURS[0], "o")):
         found = losses(records, WARMUP, round_, scale)
-        counts = Counter(getattr(pair, round_) for pair in chosen)
         warmups = [float(name.split()[0]) for name in found]
-        medians = [float(np.median(own)) for own in found.values()]
         for warmup, own in zip(warmups, found.values(), strict=True):
             axes.plot([warmup] * len(own), own, marker, color=colour, markersize=3, alpha=0.4)
+        medians = [np.median(own) for own in found.values()]
         axes.plot(warmups, medians, marker + "-", color=colour, label=f"{round_} round, median")
-        for name, *place in zip(found, warmups, medians, strict=True):
-            axes.annotate(
-                str(counts[name]), place, (0, above), textcoords="offset points", ha="center", color=colour, fontsize=8
-            )
     fields = ", ".join(f"{name}={value}" for name, value in SETTINGS[scale].warmup_fields.items())
-    axes.set(xscale="log", xlabel="warmup (steps), total steps fixed", ylabel="final validation loss (nats)")
-    axes.set_title(f"warmup length, {fields}\n(faint: seeds; numbers: of {len(chosen)} tunings, how many choose it)")
-    axes.margins(x=0.1)
+    counts = [[sum(getattr(pair, round_) == name for pair in chosen) for round_ in (SHORT, LONG)] for name in found]
+    axes.set(xscale="log", ylabel="final validation loss (nats)")
+    axes.set_xlabel("warmup (steps), total steps fixed\nbelow: how many short, long rounds choose it")
+    axes.set_title(f"warmup length, {fields}\n(faint: seeds of {len(chosen)} tunings)")
+    axes.set_xticks(warmups, [f"{warmup:g}\n{own[0]}, {own[1]}" for warmup, own in zip(warmups, counts, strict=True)])
+    axes.minorticks_off()
     axes.legend()
-    plain_log_ticks(axes.xaxis)
 
 
 def _draw_both_rounds(axes: Axes, records: Sequence[TrialRecord], scale: str) -> None:
