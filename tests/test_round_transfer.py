@@ -30,6 +30,8 @@ from harness.studies.transfer import KEPT, TIERS, tier
 
 LAPTOP = SETTINGS["laptop"]
 MIDDLE = len(LAPTOP.rates) // 2
+INNER = len(LAPTOP.warmups) // 2
+SIMPLE = [part for part in PARTS if part != SCHEDULE]
 
 
 def record(place, loss, infeasible):
@@ -67,7 +69,8 @@ def world(rng, falls=1, extended=-3.0, flips=(), sd=0.5):
     """Losses in which the best rate falls by `falls` points of the grid from the short to the long round.
 
     Extended schedules are better by `-extended` trial standard deviations at equal rate; of the parts in `flips` the
-    best of the short round is 5 worse than others in the long. All in units of spread around 2.3 nats.
+    best of the short round is 5 worse than others in the long. The best warmup lies between others in both rounds. All
+    in units of spread around 2.3 nats.
     """
 
     def loss(place):
@@ -78,6 +81,9 @@ def world(rng, falls=1, extended=-3.0, flips=(), sd=0.5):
             index = LAPTOP.rates.index(place.trial.hyperparameters["learning_rate"])
             level = 4.0 * (index - best) ** 2 + 1.0 * FAMILIES.index(place.trial.schedule)
             level += extended * ("extended" in place.arm)
+        elif part == WARMUP:
+            best = INNER - (not short and part in flips)
+            level = 5.0 * abs(LAPTOP.warmups.index(place.trial.hyperparameters["warmup_steps"]) - best)
         else:
             names = list(candidates(part, LONG, "laptop", False))
             order = names.index(place.arm) if short or part not in flips else -names.index(place.arm)
@@ -86,6 +92,11 @@ def world(rng, falls=1, extended=-3.0, flips=(), sd=0.5):
         return 2.3 + spread * (level + rng.normal(0, sd))
 
     return loss
+
+
+def unrelated(rng):
+    """Losses in which both rounds choose at random."""
+    return lambda place: 2.3 + rng.normal(0, 0.1)
 
 
 def verdicts(records, control=False):
@@ -106,14 +117,23 @@ def test_parts_come_from_every_tier_the_least_likely_first():
     assert order == sorted(order, reverse=True)
 
 
-def test_rounds_share_no_seed_and_a_replicate_has_one(true_records):
+@pytest.mark.parametrize("part", PARTS)
+def test_the_rounds_of_a_part_share_no_seed_and_a_replicate_has_one(part):
+    loss = unrelated(np.random.default_rng(0))
     seeds, by_round = {}, {}
-    for r in true_records:
-        seeds.setdefault(r.replicate, set()).add(tuple(r.seeds.items()))
-        by_round.setdefault(r.study.split("-")[1], set()).add(r.replicate)
+    for r in run(loss):
+        if r.study.startswith(part):
+            seeds.setdefault(r.replicate, set()).add(tuple(r.seeds.items()))
+            by_round.setdefault(r.study.split("-")[1], set()).add(r.replicate)
     assert {len(found) for found in seeds.values()} == {1}
-    assert {name: len(found) for name, found in by_round.items()} == {**LAPTOP.selection, FRESH: LAPTOP.judged}
     assert sum(map(len, by_round.values())) == len(seeds)
+    for round_, found in by_round.items():
+        assert found <= set(rounds.seeds_of(part, round_, "laptop"))
+    if part == SCHEDULE:
+        counts = {name: len(found) for name, found in by_round.items()}
+        assert counts == {**LAPTOP.selection, FRESH: LAPTOP.judged}
+    else:
+        assert len(by_round[SHORT]) == len(by_round[LONG]) == LAPTOP.tunings
 
 
 def test_every_family_meets_every_rate_in_both_rounds_and_extended_in_the_long():
@@ -145,14 +165,29 @@ def test_rates_ascend_evenly_and_hold_those_of_the_other_parts(scale):
     assert set(settings.base_rates.values()) <= set(settings.rates)
 
 
-def test_the_last_round_trains_the_winners_of_both(true_records):
-    for part in PARTS:
-        fresh = set(rounds.losses(true_records, part, FRESH, "laptop"))
-        assert rounds.ranking(true_records, part, LONG, "laptop")[0] in fresh
-        for ways in rounds.carried(true_records, part, "laptop", False):
-            assert set(ways) <= fresh
-    own = rounds.losses(true_records, SCHEDULE, FRESH, "laptop").values()
-    assert {len(values) for values in own} == {LAPTOP.judged}
+def test_the_last_round_trains_the_best_schedules_of_both(true_records):
+    fresh = rounds.losses(true_records, SCHEDULE, FRESH, "laptop")
+    assert rounds.ranking(true_records, SCHEDULE, LONG, "laptop")[0] in fresh
+    for ways in rounds.carried(true_records, "laptop", False):
+        assert set(ways) <= set(fresh)
+    assert {len(values) for values in fresh.values()} == {LAPTOP.judged}
+
+
+@pytest.mark.parametrize("part", SIMPLE)
+def test_every_tuning_that_chooses_two_trains_them_on_a_fresh_seed_of_its_own(part):
+    records = run(unrelated(np.random.default_rng(1)))
+    found = {}
+    for r in rounds.in_round(records, part, FRESH):
+        found.setdefault(r.replicate, set()).add(r.arm)
+    pairs = rounds.choices(records, part, "laptop")
+    assert len(pairs) == LAPTOP.tunings
+    expected = {
+        seed: set(pair)
+        for seed, pair in zip(rounds.seeds_of(part, FRESH, "laptop"), pairs, strict=True)
+        if pair.short != pair.long
+    }
+    assert 0 < len(expected) < LAPTOP.tunings
+    assert found == expected
 
 
 def test_a_schedule_is_carried_extended_and_stretched_and_cosine_stretched_alone():
@@ -199,18 +234,93 @@ def test_the_optimizer_may_lose_more_than_the_others():
 
     def loss(place):
         part, short = part_of(place), place.trial.steps < LAPTOP.long / 2
-        worse = not short and part in (OPTIMIZER, WARMUP)
         names = list(candidates(part, LONG, "laptop", False))
-        level = 0.0 if part == SCHEDULE else 5.0 * names.index(place.arm)
-        level = regret if worse and place.arm == names[0] else level - (5.0 if worse else 0.0)
-        level += 5.0 * (len(names) > 2 and place.arm in names[2:])
+        level = 0.0 if part == SCHEDULE else {INNER: 0.0, INNER - 1: 5.0}.get(names.index(place.arm), 10.0)
+        if not short and part in (OPTIMIZER, WARMUP):
+            level = {0.0: regret, 5.0: 0.0}.get(level, level)
         spread = LAPTOP.warmup_spread if part == WARMUP else LAPTOP.spread
-        return 2.3 + spread * (level + rng.normal(0, 0.2))
+        return 2.3 + spread * (level + rng.normal(0, 0.1))
 
-    found = verdicts(run(loss))
+    records = run(loss)
+    for part in (OPTIMIZER, WARMUP):
+        np.testing.assert_allclose(rounds.regrets(records, part, "laptop"), regret, atol=0.45)
+    found = verdicts(records)
     assert found["transfer.optimizer-somewhat"].verdict == "reproduced"
     assert found["transfer.warmup-carries"].verdict == "contradicted"
-    assert found["transfer.warmup-carries"].effect == pytest.approx(regret, abs=0.2)
+    assert found["transfer.warmup-carries"].effect == 0
+
+
+def test_what_is_replicated_is_the_choice():
+    # Every third short round chooses what loses 5 in long ones, which a median over all of them would hide.
+    own = world(np.random.default_rng(8), sd=0.1)
+    wrong = [tuning for tuning in range(LAPTOP.tunings) if tuning % 3 == 1]
+
+    def loss(place):
+        part, short = part_of(place), place.trial.steps < LAPTOP.long / 2
+        if part == SCHEDULE or not short or place.replicate not in wrong:
+            return own(place)
+        names = list(candidates(part, LONG, "laptop", False))
+        return 2.3 if place.arm == names[INNER - 1 if part == WARMUP else -1] else 3.0
+
+    records = run(loss)
+    for part in SIMPLE:
+        regret = rounds.regrets(records, part, "laptop")
+        right = [tuning for tuning in range(LAPTOP.tunings) if tuning not in wrong]
+        np.testing.assert_array_equal(regret[right], 0)
+        assert (regret[wrong] > 4).all()
+    found = verdicts(records)
+    for name in ("warmup-carries", "architecture-likely", "optimizer-somewhat"):
+        verdict = found[f"transfer.{name}"]
+        assert (verdict.verdict, verdict.n) == ("inconclusive", LAPTOP.tunings)
+
+
+def test_tunings_have_to_lose_little_typically_and_on_average():
+    zeros = [0.0] * (LAPTOP.tunings - 3)
+    both = rounds.carries_over(np.array([*zeros, 2.0, 2.0, 2.0]), DELTA)
+    rare = rounds.carries_over(np.array([*zeros, 40.0, 40.0, 40.0]), DELTA)
+    half = rounds.carries_over(np.array([-3.0, 1.1] * (LAPTOP.tunings // 2)), DELTA)
+    assert both.p_for <= ALPHA < min(rare.p_for, half.p_for)
+    assert rounds.carries_over(np.full(LAPTOP.tunings, DELTA), DELTA).p_for > ALPHA
+
+
+def test_the_regret_of_a_tuning_is_that_on_its_own_fresh_seed():
+    seeds = rounds.seeds_of(DEPTH, FRESH, "laptop")
+
+    def loss(place):
+        if part_of(place) != DEPTH or place.arm == "2 layers":
+            return 2.3
+        if place.replicate in seeds:
+            return 2.3 - LAPTOP.spread * (1 + place.replicate - seeds[0])
+        return 2.4 if place.trial.steps < LAPTOP.long / 2 else 2.2
+
+    regret = rounds.regrets(run(loss), DEPTH, "laptop")
+    np.testing.assert_allclose(regret, np.arange(1, LAPTOP.tunings + 1))
+
+
+@pytest.mark.parametrize(("best", "out"), [(0, True), (INNER, False), (len(LAPTOP.warmups) - 1, True)])
+def test_the_warmup_is_out_of_range_where_long_rounds_choose_an_end(best, out):
+    own = world(np.random.default_rng(10))
+
+    def loss(place):
+        if part_of(place) != WARMUP:
+            return own(place)
+        return 2.3 + 0.2 * abs(LAPTOP.warmups.index(place.trial.hyperparameters["warmup_steps"]) - best)
+
+    found = verdicts(run(loss))
+    warmup = found["transfer.warmup-carries"]
+    assert (warmup.verdict, warmup.reason) == (("inconclusive", "range") if out else ("reproduced", None))
+    assert warmup.n == LAPTOP.tunings
+    assert found["transfer.optimizer-somewhat"].verdict == "reproduced"
+
+
+def test_one_end_of_the_warmups_has_to_be_chosen_by_most():
+    names = list(candidates(WARMUP, LONG, "laptop", False))
+    half = LAPTOP.tunings // 2
+    for ends in ([names[-1]] * half + [names[1]] * half, [names[-1]] * half + [names[0]] * half):
+        assert not rounds.warmup_out_of_range([rounds.Choice(names[1], name) for name in ends], "laptop")
+    most = [rounds.Choice(names[1], name) for name in [names[-1]] * (half + 1) + [names[1]] * (half - 1)]
+    assert rounds.warmup_out_of_range(most, "laptop")
+    assert not rounds.warmup_out_of_range([rounds.Choice(names[-1], names[1])] * LAPTOP.tunings, "laptop")
 
 
 def test_diverged_trials_count_as_guessing():
@@ -218,7 +328,7 @@ def test_diverged_trials_count_as_guessing():
         return place.study.startswith("warmup-short") and place.arm != "80 steps"
 
     records = run(world(np.random.default_rng(4)), infeasible=infeasible)
-    assert rounds.carried(records, WARMUP, "laptop", False) == [["80 steps"]]
+    assert {pair.short for pair in rounds.choices(records, WARMUP, "laptop")} == {"80 steps"}
     bad = rounds.losses(records, WARMUP, SHORT, "laptop")["40 steps"]
     np.testing.assert_allclose(bad, np.log(85))
 
@@ -270,13 +380,53 @@ def shares_where_it_transfers(family, runs, seed):
         return (fresh - fresh[np.argmin(long)])[np.argsort(short, kind="stable")[:TUNED]]
 
     found = Counter()
-    for _ in range(runs):
-        main, regret = rounds.does_not_transfer([[row, row] for row in lost(schedule)]), lost(simple)[0]
+    for regret in tunings(rng, noise, simple, simple, runs):
+        main = rounds.does_not_transfer([[row, row] for row in lost(schedule)])
         found["does not"] += main.p_for <= ALPHA
         found["does"] += main.p_against <= ALPHA
-        found["worse"] += no_worse(regret, DELTA).p_against <= ALPHA
-        found["loosely worse"] += no_worse(regret, LOOSE).p_against <= ALPHA
+        found["worse"] += rounds.carries_over(regret, DELTA).p_against <= ALPHA
+        found["loosely worse"] += rounds.carries_over(regret, LOOSE).p_against <= ALPHA
     return {name: count / runs for name, count in found.items()}
+
+
+def tunings(rng, noise, short, long, runs):
+    """Regrets of simulated tunings where candidates have these true losses in either round, (runs, tunings)."""
+    shape = (runs, LAPTOP.tunings, len(long))
+    first = np.argmin(short + 2.5 * noise(rng, shape), axis=2)
+    second = np.argmin(long + noise(rng, shape), axis=2)
+    return compared(rng, noise, long[first] - long[second], first == second)
+
+
+def compared(rng, noise, losses, alike):
+    """Regrets where the short rounds' choices truly lose so much; 0 where both rounds choose alike, (runs, tunings)."""
+    return np.where(alike, 0.0, losses + noise(rng, losses.shape) - noise(rng, losses.shape))
+
+
+def decided(regrets, alpha=ALPHA):
+    """Shares of experiments, (runs, tunings), that reproduce and that contradict a simple part's claim."""
+    judged = [rounds.carries_over(regret, DELTA) for regret in regrets]
+    return tuple(float(np.mean([getattr(j, side) <= alpha for j in judged])) for side in ("p_for", "p_against"))
+
+
+# Where the short round says nothing of the long one: true losses in the long round, the mean regret over `DELTA`.
+LUCK = {
+    "two": np.array([0.0, 3.0]),
+    "three": np.array([0.0, 2.0, 3.0]),
+    "six": np.array([0.0, 0.5, 2.0, 2.5, 4.0, 4.5]),
+}
+
+
+def shares_by_luck(family, world, runs, seed):
+    """Shares of experiments whose short rounds choose at random that reproduce and contradict."""
+    rng, noise, long = np.random.default_rng(seed), NULLS[family], LUCK[world]
+    return decided(tunings(rng, noise, np.zeros(len(long)), long, runs))
+
+
+def mixture(family, losing, runs, seed):
+    """Regrets that are 0 but for a share of tunings, which lose so much that `DELTA` is the mean, (runs, tunings)."""
+    rng = np.random.default_rng(seed)
+    alike = rng.random((runs, LAPTOP.tunings)) >= losing
+    return compared(rng, NULLS[family], np.full(alike.shape, DELTA / losing), alike)
 
 
 def shares_at_the_threshold(family, runs, seed):
@@ -299,9 +449,10 @@ def _allowed(level, runs):
 
 @pytest.mark.parametrize("family", NULLS)
 def test_rounds_that_agree_are_not_judged_to_differ_by_chance(family):
-    # 2,000 runs of each, seed 2026: does not in at most 1.3%.
+    # 2,000 runs of each, seed 2026: does not in at most 1.1%, worse in none.
     runs = 100
-    assert shares_where_it_transfers(family, runs, seed=7)["does not"] <= _allowed(0.025, runs)
+    shares = shares_where_it_transfers(family, runs, seed=7)
+    assert max(shares["does not"], shares["worse"], shares["loosely worse"]) <= _allowed(0.025, runs)
 
 
 @pytest.mark.parametrize("family", NULLS)
@@ -311,6 +462,25 @@ def test_a_regret_of_just_the_threshold_decides_rarely(family):
     shares = shares_at_the_threshold(family, runs, seed=8)
     assert max(shares[name] for name in ("does not", "no worse", "worse")) <= _allowed(0.025, runs)
     assert shares["same"] <= _allowed(0.05, runs)
+
+
+@pytest.mark.parametrize("world", LUCK)
+@pytest.mark.parametrize("family", NULLS)
+def test_rounds_that_agree_by_luck_rarely_reproduce(family, world):
+    # 2,000 runs of each, seed 2026: at most 4.2%, of ties between two; else 2.8%.
+    runs = 500
+    assert shares_by_luck(family, world, runs, seed=9)[0] <= _allowed(0.025, runs)
+
+
+@pytest.mark.parametrize(("losing", "level"), [(1.0, 0.025), (0.8, 0.025), (0.67, 0.04), (0.5, 0.065)])
+@pytest.mark.parametrize("family", NULLS)
+def test_a_mean_regret_of_just_the_threshold_rarely_reproduces_where_half_lose_or_more(family, losing, level):
+    # 2,000 runs of each, seed 2026: at most 1.1%, 1.9%, 3.8%, 6.2% reproduced; 1.4% contradicted where all lose.
+    runs = 500
+    reproduced, contradicted = decided(mixture(family, losing, runs, seed=10))
+    assert reproduced <= _allowed(level, runs)
+    if losing == 1 and family != "tied":  # a tie with the threshold is no loss under it
+        assert contradicted <= _allowed(0.025, runs)
 
 
 # --- the figure ---

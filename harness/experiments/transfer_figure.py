@@ -8,7 +8,16 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from harness.experiments.round_transfer import DELTA, LOOSE, excess, extensions, losses, regrets
+from harness.experiments.round_transfer import (
+    DELTA,
+    LOOSE,
+    choices,
+    excess,
+    extensions,
+    losses,
+    regrets,
+    schedule_regrets,
+)
 from harness.experiments.transfer_settings import (
     DEPTH,
     FAMILIES,
@@ -26,7 +35,7 @@ from harness.experiments.transfer_settings import (
 from harness.experiments.verdict import sign_flip_interval
 from harness.figures.differences import draw_differences
 from harness.figures.rate_sweep import RateSeries, draw_rate_sweep
-from harness.figures.style import COLOURS, MARKERS, panels, plain_log_ticks
+from harness.figures.style import COLOURS, MARKERS, panels
 from harness.records import TrialRecord
 from harness.studies.transfer import tier
 
@@ -95,16 +104,19 @@ def _chance(records: Sequence[TrialRecord], scale: str) -> float:
 
 
 def _draw_regret(axes: Axes, records: Sequence[TrialRecord], scale: str, control: bool) -> None:
-    """Regret of what the short round chose, one dot a fresh seed, with the mean and its 95% interval."""
-    rows = []
-    for part in [SCHEDULE] if control else list(PARTS):
-        for rank, ways in enumerate(regrets(records, part, scale, control)):
-            for name, values in ways.items():
-                label = name if part != SCHEDULE else _schedule_label(name)
-                rows.append((part, f"{'second: ' if rank else ''}{label}", values))
+    """Regret of what the short round chose, by fresh seed or by tuning, with the mean and its 95% interval."""
+    rows = [
+        (SCHEDULE, f"{'second: ' if rank else ''}{_schedule_label(name)}", values)
+        for rank, ways in enumerate(schedule_regrets(records, scale, control))
+        for name, values in ways.items()
+    ]
+    for part in () if control else [part for part in PARTS if part != SCHEDULE]:
+        values = regrets(records, part, scale)
+        under = np.count_nonzero(values < (LOOSE if part == OPTIMIZER else DELTA))
+        rows.append((part, f"{under} of {len(values)} under", values))
     for place, (part, _, values) in enumerate(rows):
         colour = COLOURS[list(PARTS).index(part)]
-        height = -place + np.linspace(-0.2, 0.2, len(values))
+        height = -place + np.linspace(-0.3, 0.3, len(values))
         axes.plot(values, height, "o", color=colour, markersize=3, alpha=0.5)
         low, high = np.clip(sign_flip_interval(values, 0.95), values.min(), values.max())
         axes.plot([low, high], [-place] * 2, color="black", linewidth=1.5)
@@ -116,7 +128,8 @@ def _draw_regret(axes: Axes, records: Sequence[TrialRecord], scale: str, control
         axes.axvline(LOOSE, color="black", linewidth=0.8, linestyle=":", label="that of the optimizer")
     axes.set(xlabel="regret (trial standard deviations)")
     chosen = "the first round chose against the second's" if control else "the short round chose against the long one's"
-    axes.set_title(f"what {chosen} own\n(one dot a fresh seed; mean, 95% interval)")
+    dots = "one dot a fresh seed" if control else "one dot a fresh seed, from the optimizer on a tuning"
+    axes.set_title(f"what {chosen} own\n({dots};\nmean, 95% interval)")
     axes.grid(axis="y", alpha=0)
     axes.legend(loc="lower right")
 
@@ -142,21 +155,23 @@ def _draw_extensions(axes: Axes, records: Sequence[TrialRecord], scale: str) -> 
 
 
 def _draw_warmup(axes: Axes, records: Sequence[TrialRecord], scale: str) -> None:
-    """Loss against warmup length in both rounds."""
+    """Loss against warmup length in both rounds, and how many tunings choose it."""
+    chosen = choices(records, WARMUP, scale)
     for round_, colour, marker in ((SHORT, COLOURS[1], "s"), (LONG, COLOURS[0], "o")):
         found = losses(records, WARMUP, round_, scale)
         warmups = [float(name.split()[0]) for name in found]
-        medians = np.array([np.median(own) for own in found.values()])
         for warmup, own in zip(warmups, found.values(), strict=True):
             axes.plot([warmup] * len(own), own, marker, color=colour, markersize=3, alpha=0.4)
-        axes.plot(warmups, medians, marker + "-", color=colour, label=f"{round_} round")
-        best = int(np.argmin(medians))
-        axes.plot(warmups[best], medians[best], "*", color=colour, markersize=13, markeredgecolor="black", zorder=5)
+        medians = [np.median(own) for own in found.values()]
+        axes.plot(warmups, medians, marker + "-", color=colour, label=f"{round_} round, median")
     fields = ", ".join(f"{name}={value}" for name, value in SETTINGS[scale].warmup_fields.items())
-    axes.set(xscale="log", xlabel="warmup (steps), total steps fixed", ylabel="final validation loss (nats)")
-    axes.set_title(f"warmup length, {fields}\n(faint: seeds; star: best median)")
+    counts = [[sum(getattr(pair, round_) == name for pair in chosen) for round_ in (SHORT, LONG)] for name in found]
+    axes.set(xscale="log", ylabel="final validation loss (nats)")
+    axes.set_xlabel("warmup (steps), total steps fixed\nbelow: how many short, long rounds choose it")
+    axes.set_title(f"warmup length, {fields}\n(faint: seeds of {len(chosen)} tunings)")
+    axes.set_xticks(warmups, [f"{warmup:g}\n{own[0]}, {own[1]}" for warmup, own in zip(warmups, counts, strict=True)])
+    axes.minorticks_off()
     axes.legend()
-    plain_log_ticks(axes.xaxis)
 
 
 def _draw_both_rounds(axes: Axes, records: Sequence[TrialRecord], scale: str) -> None:
