@@ -158,8 +158,8 @@ def test_a_claim_has_an_address_and_a_contradicted_one_its_rule(page):
 
 
 def test_a_claim_says_which_code_judged_which_trials(page):
-    told = re.findall(r"<small>([^<]*fingerprint [^<]*)</small></td>", page)
-    here = f"{DEVICE} · jax 0.10 · fingerprint {12 * 'f'}"
+    told = re.findall(r"<small>([^<]*fingerprint&nbsp;[^<]*)</small></td>", page)
+    here = f"{DEVICE} · jax&nbsp;0.10 · fingerprint&nbsp;{12 * 'f'}"
     assert told == [*[f"commit 0123456789ab-dirty · {here}"] * 5, f"not a checkout · {here}"]
 
 
