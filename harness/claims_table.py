@@ -35,7 +35,13 @@ CHANGED = {
     "seeds 0 and 1; no fresh seed is named",
     "weight-decay-isolation": "the rule of `isolation.interior-optimum`, made stricter, and that of the control, after "
     "seed 0; no fresh seed is named",
-    "batch-size-scaling": "the number of searches, after seed 1; seed 0 is fresh",
+    "round-transfer": "the rules of `transfer.warmup-carries`, `transfer.architecture-likely` and "
+    "`transfer.optimizer-somewhat`, made stricter, after seeds 0 and 1 under the first ones; no fresh seed is named",
+    "feasible-batch-sizes": "the rule of `throughput.saturates`, made stricter, after seeds 0 and 1; seed 0 is judged "
+    "by it, no fresh seed is named",
+    "step-variance": "the rule of the control, whose main claim no data could have reproduced",
+    "batch-size-scaling": "the number of searches, after seed 1; seed 0 is fresh; and the rule of the control, whose "
+    "main claim no data could have reproduced",
     "gradient-clipping": "what contradicts `clip.p90-works`, made stricter, after seeds 0 and 1; their verdicts stay",
     "instability-during-warmup": "the rule of `warmup.too-short-diverges`, made stricter, after seeds 0 and 1; the "
     "verdict of seed 0 stays",
