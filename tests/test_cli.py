@@ -357,3 +357,13 @@ def test_help_names_every_command(playbook):
     status, out, err = playbook("--help")
     assert (status, err) == (0, "")
     assert all(command in out for command in ("list", "reproduce", "search"))
+
+
+def test_a_reader_that_goes_ends_the_command_like_a_signal():
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-m", "harness", "list"], stdout=write, stderr=subprocess.PIPE, text=True, check=False
+    )
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, "")

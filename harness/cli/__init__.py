@@ -67,14 +67,22 @@ def main() -> None:
         print("interrupted; finished trials are kept, the same command continues", file=sys.stderr)
         sys.exit(end.code if isinstance(end, _Terminated) else 130)
     except BrokenPipeError:
-        # The reader of the pipe has gone; the interpreter must not fail on it at shutdown.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(128 + signal.SIGPIPE)
+        _reader_gone()
+    except SystemExit as end:
+        if isinstance(end.__context__, BrokenPipeError):  # what Typer makes of it: status 1, ours for `contradicted`
+            _reader_gone()
+        raise
     except Exception:
         # Python's own status for this, 1, would read as `contradicted`.
         traceback.print_exc()
         sys.exit(70)
     sys.exit(status or 0)
+
+
+def _reader_gone() -> None:
+    # The interpreter must not fail at shutdown on a pipe that nobody reads.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(128 + signal.SIGPIPE)
 
 
 # Typer before 0.20 raises click's own exceptions, later ones those of a copy inside it.
