@@ -177,6 +177,7 @@ def _draw_warmup(axes: Axes, records: Sequence[TrialRecord], scale: str) -> None
 def _draw_both_rounds(axes: Axes, records: Sequence[TrialRecord], scale: str) -> None:
     """Median loss in the long round against that in the short, of architectures and optimizer settings."""
     labels: dict[tuple[float, float], list[str]] = {}
+    below = set()  # where only depths lie: their names would run into those of normalizations beside them
     for part, colour, marker in (
         (OPTIMIZER, COLOURS[0], "o"),
         (NORMALIZATION, COLOURS[1], "s"),
@@ -188,10 +189,13 @@ def _draw_both_rounds(axes: Axes, records: Sequence[TrialRecord], scale: str) ->
         )
         axes.plot(short.values(), [long[name] for name in short], marker, color=colour, label=part)
         for name in short if part != OPTIMIZER else ():
-            labels.setdefault((short[name], long[name]), []).append(name)
+            place = (short[name], long[name])
+            if part == DEPTH and place not in labels:
+                below.add(place)
+            labels.setdefault(place, []).append(name)
     for place, names in labels.items():
-        axes.annotate(", ".join(names), place, (5, 3), textcoords="offset points", fontsize=7)
+        axes.annotate(", ".join(names), place, (5, -9 if place in below else 3), textcoords="offset points", fontsize=7)
     axes.set(xlabel="loss in the short round (nats)", ylabel="loss in the long round (nats)")
     axes.set_title("architectures and optimizer settings in both rounds\n(median over the seeds that choose)")
-    axes.margins(x=0.15)
+    axes.margins(0.15)
     axes.legend(loc="lower right")
