@@ -70,7 +70,8 @@ def test_json_has_the_stated_form(cli):
     expected = best_of(errors, "min", [7])
     seven = result["best_of"]["7"]
     assert list(seven) == ["q1", "median", "q3", "low", "high", "mean"]
-    assert seven == {name: float(getattr(expected, name)[0]) for name in seven}
+    # Sums of another process may be aligned otherwise, so that their last bit differs.
+    assert seven == pytest.approx({name: float(getattr(expected, name)[0]) for name in seven}, rel=1e-14)
     assert {side["side"] for side in result["boundaries"]} == {"low", "high"}
     assert set(result["isolation"]) == {"learning_rate", "optimizer"}
     assert result["variance"]["groups"] == 20
