@@ -37,8 +37,8 @@ CHANGED = {
     "seed 0; no fresh seed is named",
     "round-transfer": "the rules of `transfer.warmup-carries`, `transfer.architecture-likely` and "
     "`transfer.optimizer-somewhat`, made stricter, after seeds 0 and 1 under the first ones; no fresh seed is named",
-    "feasible-batch-sizes": "the rule of `throughput.saturates`, made stricter, after seeds 0 and 1; seed 0 is judged "
-    "by it, no fresh seed is named",
+    "feasible-batch-sizes": "the rule of `throughput.saturates`, made stricter, after seeds 0 and 1, which "
+    "are judged by it now; no fresh seed is named",
     "step-variance": "the rule of the control, whose main claim no data could have reproduced",
     "batch-size-scaling": "the number of searches, after seed 1; seed 0 is fresh; and the rule of the control, whose "
     "main claim no data could have reproduced",
