@@ -329,9 +329,7 @@ def benchmark_file(tmp_path_factory):
     folder = tmp_path_factory.mktemp("benchmarks")
     (folder / "bench_it.py").write_text(BENCHMARKS)
     command = [sys.executable, "-m", "pytest", "-q", "bench_it.py", "--rootdir=.", "--benchmark-json=found.json"]
-    # Benchmarks are disabled in a process that takes itself for one of pytest-xdist's.
-    environment = {name: value for name, value in os.environ.items() if name != "PYTEST_XDIST_WORKER"}
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, env=environment)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, env=dict(os.environ))
     assert done.returncode == 0, done.stdout + done.stderr
     return folder / "found.json"
 
