@@ -32,13 +32,15 @@ CHANGED = {
     "seed 2 confirms both claims",
     "variance-sources": "the task of `sources.significance-is-not-enough`, after seed 0; seeds 1 and 2 confirm it",
     "stride-instability": "the numbers of seeds of `stride.harmless-at-low-lr` and `stride.warmup-fixes`, after "
-    "seeds 0 and 1; no fresh seed is named",
+    "seeds 0 and 1; seed 2 confirms all claims",
     "weight-decay-isolation": "the rule of `isolation.interior-optimum`, made stricter, and that of the control, after "
-    "seed 0; no fresh seed is named",
+    "seed 0; seeds 2 and 3 confirm the claim; what contradicts the two claims of a fair baseline, made stricter, after "
+    "seed 2; seed 3 contradicts `isolation.fair-baseline`, undecided at seed 0, and confirms the other",
     "round-transfer": "the rules of `transfer.warmup-carries`, `transfer.architecture-likely` and "
-    "`transfer.optimizer-somewhat`, made stricter, after seeds 0 and 1 under the first ones; no fresh seed is named",
+    "`transfer.optimizer-somewhat`, made stricter, after seeds 0 and 1 under the first ones; seed 2 says what seed 1 "
+    "does, seed 0 but for `transfer.extend-constant-phase`, undecided there",
     "feasible-batch-sizes": "the rule of `throughput.saturates`, made stricter, after seeds 0 and 1, which "
-    "are judged by it now; no fresh seed is named",
+    "are judged by it now; seed 2 leaves it undecided, as seed 1 does",
     "step-variance": "the rule of the control, whose main claim no data could have reproduced",
     "batch-size-scaling": "the number of searches, after seed 1; seed 0 is fresh; and the rule of the control, whose "
     "main claim no data could have reproduced",

@@ -33,11 +33,11 @@ wherever it is full.
 
 What was found at seed 0, in two runs of it: the device is full from 16, and on the way there a doubling gains .67 [.65,
 .69] on average, which contradicts: 1.1 and 1.2 from 1 to 2, .7 and .6 from 2 to 4, .45 from 4 to 16, then .04 and .02.
-At seed 1 it gains .72 [.68, .76], which is undecided; the control, at seed 0, gains .33 and says input-bound at every
-size. A core has nothing idle that a second example would fill: a step costs some .35 ms whatever the batch, and from
-the second on each example another .06 to .07 ms. The time is the sum of the two, so it is flat up to 2 alone and the
-gain fades. It would be the larger of the two, flat and then rising, where a device does a whole batch at once until
-that fills it; that is the claim's picture, and an accelerator's.
+At seed 1 it gains .72 [.68, .76] and at seed 2 .71 [.66, .76], which are undecided; the control, at seed 0, gains .33
+and says input-bound at every size. A core has nothing idle that a second example would fill: a step costs some .35 ms
+whatever the batch, and from the second on each example another .06 to .07 ms. The time is the sum of the two, so it is
+flat up to 2 alone and the gain fades. It would be the larger of the two, flat and then rising, where a device does a
+whole batch at once until that fills it; that is the claim's picture, and an accelerator's.
 
 The control's claim on the input counts profiled trials: `checks` of each batch size, at `laptop` one, so that its n of
 7 are seven batch sizes and no replicates.

@@ -11,16 +11,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from harness.experiments.weight_decay_isolation import (
-    NO_DECAY,
     SETTINGS,
     Settings,
-    arm_of,
     choose,
     error,
     first_round,
     fresh_round,
     levels_of,
     search_of,
+    tuned_errors,
 )
 from harness.figures.dots import draw_dots
 from harness.figures.isolation_plot import IsolationSeries, draw_isolation
@@ -126,16 +125,10 @@ def _draw_baselines(axes: Axes, records: Sequence[TrialRecord], settings: Settin
     """Errors on the fresh seeds: the best decay, and none with its rate tuned or not."""
     groups = {}
     for name, grid in (("ResNet", settings.resnet), ("MLP", settings.mlp)):
-        choice, none = choose(records, grid, settings.selection, control=False), arm_of(grid, NO_DECAY).name
-        best = choice.interior
-        for label, arm, rate in (
-            ("best\ndecay", best, choice.rates[best][0]),
-            ("no decay,\ntuned", none, choice.rates[none][0]),
-            ("no decay,\nnot tuned", none, choice.rates[best][0]),
-        ):
-            found = fresh_round(records, arm, rate, settings.selection)
-            groups[f"{name}\n{label}"] = [error(trial) for trial in found.values()]
-    draw_dots(axes, groups, ylabel, "baselines without decay, on fresh seeds")
+        labels = ("best\ndecay", "no decay,\ntuned", "no decay,\nnot tuned")
+        for label, errors in zip(labels, tuned_errors(records, grid, settings.tunings), strict=True):
+            groups[f"{name}\n{label}"] = errors
+    draw_dots(axes, groups, ylabel, "baselines without decay\n(one dot a tuning, on a fresh seed; bar: median)")
 
 
 def _rate_colours(count: int) -> list:
