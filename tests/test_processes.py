@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from harness.studies import compilation_cache
-from harness.studies.compilation_cache import link_finished, publish, shared_folder
+from harness.studies.compilation_cache import link_finished, processor_name, publish, shared_folder
 from harness.studies.processes import available_cores
 from tests.executor_contract import NARROW, WIDE, ExecutorContract
 from tests.stand_in import PROGRAMS, stand_in_trial
@@ -206,3 +206,11 @@ class TestCompilationCache:
         monkeypatch.delenv("XDG_CACHE_HOME")
         monkeypatch.setenv("HOME", str(tmp_path))
         assert shared_folder().parent == tmp_path / ".cache" / "playbook-bench"
+
+
+@pytest.mark.parametrize(
+    ("flags", "name"), [("fma avx avx2 avx512f", "EPYC (AVX-512)"), ("avx avx2", "EPYC (AVX2)"), ("sse2", "EPYC")]
+)
+def test_processors_of_one_model_are_told_apart_by_what_moves_bits(flags, name, monkeypatch):
+    monkeypatch.setattr(compilation_cache, "_processor", lambda: f"model name\t: EPYC\nflags\t: {flags}")
+    assert processor_name() == name

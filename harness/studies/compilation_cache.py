@@ -22,6 +22,8 @@ MOST_BYTES = 2 << 30
 """Of the finished entries of a machine; those that were not used for longest go first. The largest program of the
 catalogue takes 2 MB."""
 
+_VECTORS = {"avx512f": "AVX-512", "avx2": "AVX2", "avx": "AVX"}  # the widest first
+
 
 def shared_folder() -> Path:
     """The folder of finished entries of this kind of machine, under `$XDG_CACHE_HOME/playbook-bench`."""
@@ -106,8 +108,11 @@ def _entries(shared: Path) -> list[Path]:
 
 
 def processor_name() -> str:
-    """The CPU's model, as the operating system names it."""
-    return _processor().splitlines()[0].partition(": ")[2] or platform.machine()
+    """The CPU's model, as the operating system names it, with its widest vector instructions, which move bits."""
+    processor = _processor()
+    name = processor.splitlines()[0].partition(": ")[2] or platform.machine()
+    widest = next((shown for flag, shown in _VECTORS.items() if flag in processor.split()), None)
+    return f"{name} ({widest})" if widest else name
 
 
 def _processor() -> str:
