@@ -34,8 +34,8 @@ CHANGED = {
     "stride-instability": "the numbers of seeds of `stride.harmless-at-low-lr` and `stride.warmup-fixes`, after "
     "seeds 0 and 1; seed 2 confirms all claims",
     "weight-decay-isolation": "the rule of `isolation.interior-optimum`, made stricter, and that of the control, after "
-    "seed 0; seeds 2 and 3 confirm the claim; what contradicts the two claims of a fair baseline, made stricter, after "
-    "seed 2; seed 3 contradicts `isolation.fair-baseline`, undecided at seed 0, and confirms the other",
+    "seed 0; seeds 2 to 4 confirm the claim; the rule of the two claims of a fair baseline, after seeds 0 to 3; "
+    "seed 4, fresh, says what seed 0 does",
     "round-transfer": "the rules of `transfer.warmup-carries`, `transfer.architecture-likely` and "
     "`transfer.optimizer-somewhat`, made stricter, after seeds 0 and 1 under the first ones; seed 2 says what seed 1 "
     "does, seed 0 but for `transfer.extend-constant-phase`, undecided there",

@@ -1,6 +1,6 @@
 """Figure 2: an isolation plot finds the best weight decay, every other hyperparameter optimised away.
 
-    playbook reproduce weight-decay-isolation              about 2 minutes on 2 CPU cores
+    playbook reproduce weight-decay-isolation              about 4 minutes on 2 CPU cores
     playbook reproduce weight-decay-isolation --control    about 1 minute
 
 The playbook says: plot the best error that any trial reached at each weight decay; the lowest point is the decay to
