@@ -104,11 +104,11 @@ class Settings:
     they said hung on that choice, which the interval does not see. Two decays, .00316 and .0178, are about as good,
     with rates of .464 and .1 to .215, and none is best at .464: at seed 0 the baseline lost .024 [.016, .033], at seeds
     2 and 3 the rates were one, 0 [0, 0], that is contradicted. With seed 0 recorded on another processor it was
-    undecided. Now each tuning chooses anew; twelve, since sixteen took the experiment past four minutes. 1,500 null
-    experiments of normal errors, means of the grid here, moved so that a tuning gains just delta on average, 2.5% being
-    allowed: 2.7 to 4.1% contradicted, 1.5 to 2.1% reproduced. Where a quarter, half or three quarters of the tunings
-    gain nothing and the others the same, 3.6%, 6.3% and 10.3% contradicted, at most 1.3% reproduced. At the means as
-    they are, where a tuning gains .0004, 74% are contradicted.
+    undecided. Now each tuning chooses anew; twelve, since with sixteen the experiment would take over four minutes.
+    1,500 null experiments of normal errors, means of the grid here, moved so that a tuning gains just delta on average,
+    2.5% being allowed: 2.7 to 4.1% contradicted, 1.5 to 2.1% reproduced. Where a quarter, half or three quarters of the
+    tunings gain nothing and the others the same, 3.6%, 6.3% and 10.3% contradicted, at most 1.3% reproduced. At the
+    means as they are, where a tuning gains .0004, 74% are contradicted.
 
     Seed 0 was run once before the interior had to beat the second-best rates too (see `TUNED`), with the same verdicts.
     The control's equality compares the better of two rates since a first run at seed 0, where a level's best rate was
